@@ -1,0 +1,55 @@
+"""Which examples each step trains on: a function of (seed, step) alone, so that a resumed run sees what it would have seen."""
+
+import functools
+import os
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+
+from ddim_jax.data import extras
+from ddim_jax.data.sources import Source
+
+_lock = threading.Lock()  # The threads of a stream come to a new epoch together, and one of them is to make its order.
+
+
+@functools.lru_cache(maxsize=4)
+def _epoch_order(num_examples: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(num_examples)
+
+
+def batch_indices(num_examples: int, batch_size: int, seed: int, step: int) -> np.ndarray:
+    """The examples of the batch at `step` (from 0): int64 [batch_size]. Every epoch is a new order of all examples.
+
+    Batches run across the ends of epochs, so that no example is left out. Safe to use from several threads.
+    """
+    epochs, places = np.divmod(step * batch_size + np.arange(batch_size), num_examples)
+    indices = np.empty(batch_size, np.int64)
+    for epoch in np.unique(epochs):
+        with _lock:
+            order = _epoch_order(num_examples, seed, int(epoch))
+        indices[epochs == epoch] = order[places[epochs == epoch]]
+    return indices
+
+
+def stream(
+    source: Source, batch_size: int, seed: int, start: int, stop: int, shard: tuple[int, int] = (0, 1)
+) -> Iterator[np.ndarray]:
+    """The batches of steps start..stop-1, read ahead by threads: uint8 [batch_size // count, H, W, C] each.
+
+    The batch of a step is source[batch_indices(..., step)], wherever the stream starts. shard = (index, count) gives
+    the index-th of `count` equal parts of each batch, one for each process. At most two batches a thread are held.
+    Raises ValueError where `count` does not divide batch_size; the iterator raises what source[i] raises.
+    """
+    index, count = shard
+    if batch_size % count:
+        raise ValueError(f"a batch of {batch_size} cannot be divided among {count} processes; choose a multiple of {count}")
+    grain = extras.require("grain", "tfds")
+
+    def load(step: int) -> np.ndarray:
+        mine = np.split(batch_indices(len(source), batch_size, seed, step), count)[index]
+        return np.stack([source[i] for i in mine])
+
+    threads = min(os.cpu_count() or 1, 16)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    return iter(grain.MapDataset.range(start, stop).map(load).to_iter_dataset(options))

@@ -1,0 +1,39 @@
+"""A folder of the user's own images as a source."""
+
+import os
+
+import numpy as np
+
+from ddim_jax.data import decoding
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+
+class Folder:
+    """All images under a directory, in the order of their paths: folder[i] -> uint8 [H, W, C], safe to use from threads.
+
+    `fit` holds image_size, channels and crop, as `decoding.fit` takes them. Hidden files are left out.
+    Raises FileNotFoundError where there is no such directory, ValueError where it holds no image; folder[i] raises
+    ValueError, naming the file, where it cannot be read or does not fit.
+    """
+
+    def __init__(self, directory: str | os.PathLike | None, **fit):
+        if directory is None:
+            raise ValueError("config.data.name is 'folder', but config.data.directory is not set; set it to your folder of images")
+        if not os.path.isdir(directory):
+            raise FileNotFoundError(f"config.data.directory is {str(directory)!r}, and there is no such folder")
+        self.paths = sorted(
+            os.path.join(place, name)
+            for place, _, names in os.walk(directory)
+            for name in names
+            if name.lower().endswith(SUFFIXES) and not name.startswith(".")
+        )
+        if not self.paths:
+            raise ValueError(f"no image under {str(directory)!r}; expected files that end in {', '.join(SUFFIXES)}")
+        self._fit = fit
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        return decoding.read(self.paths[i], self.paths[i], **self._fit)

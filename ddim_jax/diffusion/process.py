@@ -1,0 +1,173 @@
+"""The forward process, its posterior, and one step of the reverse process (section 3 and 4 of the paper).
+
+    q(x_t | x_0) = N(sqrt(a_t) x_0, (1 - a_t) I)                                                                 Eq. 4
+    q(x_s | x_t, x_0) = N(sqrt(a_s) x_0 + sqrt(1 - a_s - std^2) (x_t - sqrt(a_t) x_0) / sqrt(1 - a_t), std^2 I)    Eq. 7
+    f(x_t) = (x_t - sqrt(1 - a_t) eps) / sqrt(a_t)                                                               Eq. 9
+    x_s = sqrt(a_s) f(x_t) + sqrt(1 - a_s - std^2) eps + std z                                                   Eq. 12
+    std = eta sqrt((1 - a_s) / (1 - a_t)) sqrt(1 - a_t / a_s)                                                    Eq. 16
+
+with a = alpha_bar, s < t any two steps. Steps `t`, `s` are whole numbers 0..T, as scalars or as [B], one for each example
+of x [B, ...]; those given as Python or NumPy numbers are checked, those of traced code are not.
+"""
+
+from typing import Callable, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ddim_jax.diffusion.schedule import Schedule
+
+
+class Gaussian(NamedTuple):
+    """A normal distribution with the same standard deviation in every dimension of an example."""
+
+    mean: jax.Array  # [B, ...]
+    std: jax.Array  # scalar or [B, 1, ...]
+
+
+class Prediction(NamedTuple):
+    """What a network says of x_t: both halves of x_t = signal_scale x0 + noise_scale eps."""
+
+    x0: jax.Array  # [B, ...]
+    eps: jax.Array  # [B, ...]
+
+
+EpsFn = Callable[[jax.Array, jax.Array], jax.Array]  # (x [B, ...], t [B]) -> eps [B, ...]
+Predict = Callable[[jax.Array, jax.Array], Prediction]  # (x [B, ...], t [B]) -> Prediction
+
+
+def _at(table: np.ndarray, t, like):
+    """table[t], in float64 on the host; with `like`, in its precision (float32 or more) and shaped to multiply it."""
+    if not isinstance(t, jax.Array):
+        t = np.asarray(t)
+        if not np.issubdtype(t.dtype, np.integer) or np.any((t < 0) | (t >= len(table))):
+            raise ValueError(f"steps must be whole numbers from 0 to {len(table) - 1}, the length of the schedule; got {t}")
+    if like is None:
+        return table[t] if isinstance(t, np.ndarray) else jnp.asarray(table)[t]
+    values = jnp.asarray(table, jnp.promote_types(like.dtype, jnp.float32))[t]
+    return jnp.expand_dims(values, tuple(range(values.ndim, like.ndim))) if values.ndim else values
+
+
+def _sqrt(square):
+    """Square root of a difference that rounding may have taken just below 0. NumPy stays NumPy, float64."""
+    xp = jnp if isinstance(square, jax.Array) else np
+    return xp.sqrt(xp.maximum(square, 0))
+
+
+def _is_known(value) -> bool:
+    return not isinstance(value, jax.core.Tracer)
+
+
+# The scales of the equations above. Without `like` they are float64 numbers for the tables of a solver; with `like`, an
+# array x [B, ...], they are in its precision and shaped to multiply it.
+
+
+def signal_scale(schedule: Schedule, t, like=None):
+    """sqrt(a_t), the weight of x_0 in x_t."""
+    return _at(np.sqrt(schedule.alpha_bar), t, like)
+
+
+def noise_scale(schedule: Schedule, t, like=None):
+    """sqrt(1 - a_t), the weight of the noise in x_t."""
+    return _at(np.sqrt(1 - schedule.alpha_bar), t, like)
+
+
+def transition_std(schedule: Schedule, t, s, like=None):
+    """sqrt(1 - a_t / a_s), the noise that DDPM's chain adds from s up to t (Eq. 3); the paper's sigma-hat (D.3)."""
+    added = noise_scale(schedule, t, like) ** 2 - noise_scale(schedule, s, like) ** 2  # a_s - a_t, without cancellation
+    return _sqrt(added) / signal_scale(schedule, s, like)
+
+
+def step_std(schedule: Schedule, t, s, eta=1.0, like=None):
+    """The paper's sigma of the step t -> s (Eq. 16): 0 at eta = 0 (DDIM), DDPM's posterior at eta = 1.
+
+    Raises ValueError if eta is negative or above sqrt((1 - a_t) / (1 - a_t / a_s)), where sigma^2 would exceed 1 - a_s.
+    """
+    ratio = noise_scale(schedule, s, like) / noise_scale(schedule, t, like)
+    std = eta * ratio * transition_std(schedule, t, s, like)
+    if all(map(_is_known, (t, s, eta))):
+        random = np.asarray(s) > 0  # into x_0 itself sigma is 0 at any eta
+        limit = np.min(noise_scale(schedule, t) / transition_std(schedule, t, s), where=random, initial=np.inf)
+        if not np.all((0 <= np.asarray(eta)) & (np.asarray(eta) <= limit * (1 + 1e-6))):
+            raise ValueError(f"eta is {eta}; for these steps it must lie between 0 and {limit:.4f}, where sigma^2 reaches 1 - alpha_bar[s]")
+    return std
+
+
+def direction_scale(schedule: Schedule, s, std, like=None):
+    """sqrt(1 - a_s - std^2), the weight of the "direction pointing to x_t" in Eq. 12."""
+    return _sqrt(noise_scale(schedule, s, like) ** 2 - std**2)
+
+
+def q_sample(schedule: Schedule, x0, t, eps):
+    """x_t [B, ...] from clean x0 [B, ...] and noise eps [B, ...], a draw of q(x_t | x_0) (Eq. 4)."""
+    return signal_scale(schedule, t, x0) * x0 + noise_scale(schedule, t, x0) * eps
+
+
+def predict_x0(schedule: Schedule, x_t, t, eps):
+    """The x_0 that x_t and its noise eps imply: f(x_t) of Eq. 9."""
+    return (x_t - noise_scale(schedule, t, x_t) * eps) / signal_scale(schedule, t, x_t)
+
+
+def predict_eps(schedule: Schedule, x_t, t, x0):
+    """The noise that x_t and its x0 imply: Eq. 9 solved for eps. Needs t >= 1, since x_0 itself holds no noise."""
+    return (x_t - signal_scale(schedule, t, x_t) * x0) / noise_scale(schedule, t, x_t)
+
+
+def reverse_posterior(schedule: Schedule, x_t, x0, t, s, std) -> Gaussian:
+    """q(x_s | x_t, x_0), one step down from t >= 1 to s < t, for any std up to sqrt(1 - a_s) (Eq. 7).
+
+    `std` is a number or [B, 1, ...]. Raises ValueError where std is larger than that.
+    """
+    if all(map(_is_known, (s, std))) and not np.all(np.abs(std) <= np.max(noise_scale(schedule, s)) * (1 + 1e-6)):
+        raise ValueError(f"std is {std}; it must lie between 0 and sqrt(1 - alpha_bar[s]) = {noise_scale(schedule, s)}")
+    eps = predict_eps(schedule, x_t, t, x0)
+    mean = signal_scale(schedule, s, x_t) * x0 + direction_scale(schedule, s, std, x_t) * eps
+    return Gaussian(mean, std)
+
+
+def ddim_step(schedule: Schedule, x_t, eps, t, s, eta=0.0, noise=None):
+    """One step t -> s of the generative process (Eq. 12): returns (x_s, the predicted x_0), both [B, ...].
+
+    For reading, and for loops of your own; `sampling.sample` runs whole tables of such steps. Raises ValueError where eta
+    calls for `noise` [B, ...] (standard normal) and there is none, or is past its limit (see `step_std`).
+    """
+    if noise is None and not (_is_known(eta) and np.all(np.asarray(eta) == 0)):
+        raise ValueError(f"eta is {eta}, so the step is random: pass noise, standard normal and of shape {x_t.shape}")
+    x0 = predict_x0(schedule, x_t, t, eps)
+    std = step_std(schedule, t, s, eta, x_t)
+    x_s = signal_scale(schedule, s, x_t) * x0 + direction_scale(schedule, s, std, x_t) * eps
+    return (x_s if noise is None else x_s + std * noise), x0
+
+
+def number_from_zero(network) -> Callable:
+    """network (x, step) with steps 0..T-1, as every published one has, to a function (x, t) of the paper's t.
+
+    At t = 0, where nothing was trained and encoding begins, it asks at t = 1 (the paper leaves this open).
+    """
+    return lambda x, t: network(x, jnp.maximum(t, 1) - 1)
+
+
+def from_eps(schedule: Schedule, eps_fn: EpsFn) -> Predict:
+    """A predictor from a function that predicts the noise (Eq. 9). Raises ValueError where x_T holds no signal at all."""
+    if schedule.alpha_bar[-1] == 0:
+        raise ValueError("alpha_bar[T] is 0 (zero terminal SNR): from pure noise no x_0 follows, so eps prediction cannot start there")
+
+    def predict(x, t):
+        eps = eps_fn(x, t)
+        return Prediction(predict_x0(schedule, x, t, eps), eps)
+
+    return predict
+
+
+def clip_x0(schedule: Schedule, predict: Predict, low: float = -1.0, high: float = 1.0) -> Predict:
+    """The predictor with x_0 clipped to [low, high] and eps derived again from it, so that the two still make up x_t."""
+
+    def clipped(x, t):
+        raw = predict(x, t)
+        x0 = jnp.clip(raw.x0, low, high)
+        noise = noise_scale(schedule, t, x)
+        moved = signal_scale(schedule, t, x) * (raw.x0 - x0) / jnp.where(noise == 0, 1, noise)
+        return Prediction(x0, raw.eps + jnp.where(noise == 0, 0, moved))  # x_0 itself (t = 0) holds no noise to change
+
+    return clipped

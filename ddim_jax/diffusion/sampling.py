@@ -1,0 +1,108 @@
+"""One `lax.scan` that runs any table of `solvers`: sampling, encoding, reconstruction and interpolation.
+
+Nothing here is compiled by itself: call it inside your own `jax.jit`, with the table and the network's parameters as
+arguments. Then another eta, another tau or another solver of the same number of steps compiles nothing.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ddim_jax.diffusion.process import Predict
+from ddim_jax.diffusion.schedule import Schedule
+from ddim_jax.diffusion.solvers import StepTable, ddim, encode
+
+
+class Trajectory(NamedTuple):
+    """All that a sampler passed through, in the order it did."""
+
+    x: jax.Array  # [S+1, B, ...]: x at each step, the input first
+    x0: jax.Array  # [S, B, ...]: the x_0 predicted at each step but the last
+
+
+def sample(predict: Predict, table: StepTable, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
+    """Takes x [B, ...] through every step of the table: from latents x_T to samples x_0, or back with an encoding table.
+
+    `key` is a typed random key, or one for each example [B], whose sample then does not depend on the rest of the batch.
+    A table without noise ignores it. Raises ValueError where there is noise to draw and no key; that includes every table
+    that is an argument of compiled code, whose weights cannot be seen there.
+    """
+    x, _ = _run(predict, table, x, key, lambda x, x0: None)
+    return x
+
+
+def trajectory(predict: Predict, table: StepTable, x: jax.Array, key: jax.Array | None = None) -> Trajectory:
+    """As `sample`, with every x and every prediction of x_0 on the way."""
+    _, (xs, x0s) = _run(predict, table, x, key, lambda x, x0: (x, x0))
+    return Trajectory(jnp.concatenate([x[None], xs]), x0s)
+
+
+def _run(predict: Predict, table: StepTable, x: jax.Array, key, record):
+    if key is None and (isinstance(table.noise, jax.core.Tracer) or np.any(np.asarray(table.noise) != 0)):
+        raise ValueError(
+            "this table may draw noise and no random key was given: pass key=jax.random.key(seed). A table that is an "
+            "argument of compiled code always needs one, and ignores it if its noise weights are 0."
+        )
+    if key is not None and not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        raise ValueError(f"the random key is an array of {key.dtype}; make it with jax.random.key, not jax.random.PRNGKey")
+
+    def step(carry, row):
+        x, (x0s, epss) = carry
+        i, w = row
+        x0, eps = predict(x, jnp.full(len(x), w.t))
+        x0s, epss = _push(x0s, x0), _push(epss, eps)
+        x = sum(weight * past for weight, past in zip((*w.x0, *w.eps), (*x0s, *epss)))
+        if key is not None:
+            x += w.noise * _normal(key, i, x)
+        return (x, (x0s, epss)), record(x, x0)
+
+    weights = {column: jnp.asarray(getattr(table, column), x.dtype) for column in ("x0", "eps", "noise")}
+    rows = (jnp.arange(len(table.t)), table._replace(t=jnp.asarray(table.t), s=jnp.asarray(table.s), **weights))
+    history = tuple(jnp.zeros((weights[column].shape[1], *x.shape), x.dtype) for column in ("x0", "eps"))
+    (x, _), records = jax.lax.scan(step, (x, history), rows)
+    return x, records
+
+
+def _push(history: jax.Array, newest: jax.Array) -> jax.Array:
+    return jnp.concatenate([newest[None], history[:-1]])
+
+
+def _normal(key: jax.Array, i: jax.Array, like: jax.Array) -> jax.Array:
+    """The noise of step i: of the batch from one key, or of each example from its own."""
+    if key.ndim == 0:
+        return jax.random.normal(jax.random.fold_in(key, i), like.shape, like.dtype)
+    return jax.vmap(lambda k: jax.random.normal(jax.random.fold_in(k, i), like.shape[1:], like.dtype))(key)
+
+
+def reconstruct(predict: Predict, schedule: Schedule, tau, x0: jax.Array) -> jax.Array:
+    """Encodes x0 [B, ...] to latents and decodes them again over the same tau [S+1] (section 5.4, Table 2)."""
+    return sample(predict, ddim(schedule, tau), sample(predict, encode(schedule, tau), x0))
+
+
+def slerp(a: jax.Array, b: jax.Array, weight) -> jax.Array:
+    """Spherical interpolation between latents (appendix D.5): a [B, ...] at weight 0, b [B, ...] at 1, along an arc.
+
+    The angle is that of each example by itself. `weight` is a number or [B]. Latents of one norm keep it.
+    """
+    axes = tuple(range(1, a.ndim))
+    weight = jnp.reshape(weight, jnp.shape(weight) + (1,) * (a.ndim - jnp.ndim(weight)))
+    dot = jnp.sum(a * b, axes, keepdims=True)
+    cosine = dot / jnp.sqrt(jnp.sum(a * a, axes, keepdims=True) * jnp.sum(b * b, axes, keepdims=True))
+    angle = jnp.arccos(jnp.clip(cosine, -1, 1))
+    small = jnp.sin(angle) < 1e-6  # parallel latents: the arc is a line
+    sine = jnp.where(small, 1, jnp.sin(angle))
+    arc = (jnp.sin((1 - weight) * angle) * a + jnp.sin(weight * angle) * b) / sine
+    return jnp.where(small, (1 - weight) * a + weight * b, arc)
+
+
+def interpolate(a: jax.Array, b: jax.Array, num: int) -> jax.Array:
+    """The line of num latents [num, ...] from a [...] to b [...], ends included, by `slerp`."""
+    return jax.vmap(lambda weight: slerp(a[None], b[None], weight)[0])(jnp.linspace(0.0, 1.0, num))
+
+
+def interpolate_grid(corners: jax.Array, num: int) -> jax.Array:
+    """The grid [num, num, ...] between corners [2, 2, ...]: down both sides with one weight, then across (D.5)."""
+    left, right = (interpolate(corners[0, side], corners[1, side], num) for side in (0, 1))
+    return jax.vmap(lambda l, r: interpolate(l, r, num))(left, right)

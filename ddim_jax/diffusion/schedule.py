@@ -1,0 +1,93 @@
+"""Noise schedules, and the sub-sequences of steps that a sampler visits.
+
+A schedule is one array, `alpha_bar`: the paper's alpha_t, which DDPM writes with a bar. Its index is the paper's t, so
+alpha_bar[0] == 1 is clean data and alpha_bar[T] is nearly pure noise. Everything here is NumPy float64 on the host.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+SPACINGS = ("linspace", "leading", "trailing", "quadratic")
+
+
+class Schedule(NamedTuple):
+    """How much of the signal is left at each step. Make one with `linear`, `cosine`, `from_betas` or `from_alpha_bar`."""
+
+    alpha_bar: np.ndarray  # [T+1] float64, alpha_bar[0] == 1, strictly falling
+
+    @property
+    def num_steps(self) -> int:
+        """T, the number of steps that the network is trained on."""
+        return len(self.alpha_bar) - 1
+
+
+def from_alpha_bar(alpha_bar) -> Schedule:
+    """A schedule from alpha_bar [T+1] itself. Raises ValueError unless it falls strictly from 1 and stays at or above 0."""
+    alpha_bar = np.array(alpha_bar, np.float64)
+    if alpha_bar.ndim != 1 or len(alpha_bar) < 2:
+        raise ValueError(f"alpha_bar has shape {alpha_bar.shape}; expected [T+1] with T >= 1, alpha_bar[0] == 1 before the first step")
+    if alpha_bar[0] != 1:
+        raise ValueError(f"alpha_bar[0] is {alpha_bar[0]}; expected exactly 1 (clean data): put a 1 in front of the T values")
+    if not (np.all(np.diff(alpha_bar) < 0) and alpha_bar[-1] >= 0):
+        step = int(np.argmax(~(np.diff(alpha_bar) < 0) | ~(alpha_bar[1:] >= 0))) + 1
+        raise ValueError(
+            f"alpha_bar must fall strictly from 1 towards 0, but alpha_bar[{step - 1}] = {alpha_bar[step - 1]} is followed "
+            f"by alpha_bar[{step}] = {alpha_bar[step]}: is this the cumulative product, in order of rising noise?"
+        )
+    alpha_bar.setflags(write=False)
+    return Schedule(alpha_bar)
+
+
+def from_betas(betas) -> Schedule:
+    """A schedule from DDPM's variances betas [T]: alpha_bar[t] = prod_{i<=t} (1 - betas[i-1]) (DDPM Eq. 4).
+
+    Betas .1, .2, .3 give alpha_bar 1, .9, .72, .504. Raises ValueError unless every beta lies in (0, 1]; 1 only at the end.
+    """
+    betas = np.asarray(betas, np.float64)
+    if betas.ndim != 1 or not np.all((betas > 0) & (betas <= 1)) or np.any(betas[:-1] == 1):
+        raise ValueError(f"betas must be [T] numbers in (0, 1), the last at most 1; got shape {betas.shape}, values {betas}")
+    return from_alpha_bar(np.concatenate([[1.0], np.cumprod(1 - betas)]))
+
+
+def linear(num_steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 2e-2) -> Schedule:
+    """The paper's schedule: betas rise linearly from beta_start to beta_end over num_steps (DDPM section 4)."""
+    return from_betas(np.linspace(beta_start, beta_end, num_steps))
+
+
+def cosine(num_steps: int = 1000, offset: float = 0.008, max_beta: float = 0.999) -> Schedule:
+    """alpha_bar falls as cos^2, each beta at most max_beta (Nichol & Dhariwal, arXiv 2102.09672, Eq. 17)."""
+    angle = (np.arange(num_steps + 1) / num_steps + offset) / (1 + offset) * np.pi / 2
+    signal = np.cos(angle) ** 2
+    return from_betas(np.minimum(1 - signal[1:] / signal[:-1], max_beta))
+
+
+def subsequence(num_steps: int, num_sample_steps: int, spacing: str) -> np.ndarray:
+    """tau: the S = num_sample_steps of the T = num_steps steps that a sampler visits, with tau[0] = 0 (section 4.2, D.2).
+
+    'linspace'   both ends, 1 and T, and even steps between them (S = 1 visits T alone).
+    'trailing'   multiples of T/S, rounded: ends at T.
+    'leading'    1 + floor(i T/S): the paper's "linear". Equal to its code where S divides T; elsewhere that code takes
+                 strides of floor(T/S) and so more than S steps. Never visits T, unless S = T.
+    'quadratic'  1 + floor(c i^2), up to 0.8 T: what the paper uses for CIFAR-10. Equal to its code where that gives S
+                 distinct steps; elsewhere (S = 50 of 1000, say) it repeats early steps, and here each repeat moves up to
+                 the next free step.
+
+    Returns: int [S+1], strictly rising, tau[0] == 0 and 1 <= tau[1:] <= T.
+    Raises ValueError unless 1 <= S <= T and the spacing is one of these.
+    """
+    if not 1 <= num_sample_steps <= num_steps:
+        raise ValueError(f"cannot choose {num_sample_steps} sampling steps out of {num_steps}: give 1 to {num_steps} of them")
+    index = np.arange(num_sample_steps)
+    if spacing == "linspace":
+        tau = np.round(np.linspace(num_steps, 1, num_sample_steps))[::-1]
+    elif spacing == "trailing":
+        tau = np.round((index + 1) * num_steps / num_sample_steps)
+    elif spacing == "leading":
+        tau = 1 + index * num_steps // num_sample_steps
+    elif spacing == "quadratic":
+        squares = np.floor(np.linspace(0, np.sqrt(num_steps * 0.8), num_sample_steps) ** 2)
+        tau = 1 + index + np.maximum.accumulate(squares - index)  # squares, each at least one above the one before
+    else:
+        raise ValueError(f"unknown spacing {spacing!r}; expected one of {', '.join(SPACINGS)}")
+    return np.concatenate([[0], tau]).astype(int)

@@ -1,0 +1,45 @@
+"""Pictures of what a trained network does, each an array of images uint8 [..., H, W, C] ready for `data.images.grid`."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from ddim_jax.data.images import to_float, to_uint8
+from ddim_jax.diffusion import sampling, solvers
+from ddim_jax.diffusion.solvers import StepTable
+from ddim_jax.inference.generate import Generator
+
+
+def chain(generator: Generator, params: Any, table: StepTable, seed: int, count: int, stages: int) -> np.ndarray:
+    """How `count` images come to be: x_0 as predicted at `stages` evenly spaced steps, the last one the image itself.
+
+    Returns uint8 [count, stages, H, W, C].
+    """
+    x0 = generator.trajectory(params, table, *generator.latents(seed, np.arange(count))).x0
+    shown = np.linspace(0, len(x0) - 1, min(stages, len(x0))).round().astype(int)
+    return np.asarray(to_uint8(x0[shown].swapaxes(0, 1)))
+
+
+def interpolation(generator: Generator, params: Any, table: StepTable, seed: int, num: int, rows: int) -> np.ndarray:
+    """Lines of `num` images between pairs of latents (Figure 6): uint8 [rows, num, H, W, C]. Needs a deterministic table."""
+    x, _ = generator.latents(seed, np.arange(2 * rows))
+    latents = jax.vmap(lambda pair: sampling.interpolate(pair[0], pair[1], num))(x.reshape(rows, 2, *x.shape[1:]))
+    return _decode(generator, params, table, latents)
+
+
+def interpolation_grid(generator: Generator, params: Any, table: StepTable, seed: int, num: int) -> np.ndarray:
+    """A square of images between four latents (appendix D.5): uint8 [num, num, H, W, C]. Needs a deterministic table."""
+    x, _ = generator.latents(seed, np.arange(4))
+    return _decode(generator, params, table, sampling.interpolate_grid(x.reshape(2, 2, *x.shape[1:]), num))
+
+
+def reconstruction(generator: Generator, params: Any, tau: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """Images uint8 [B, H, W, C] encoded to latents and decoded again over tau (section 5.4): uint8 [B, H, W, C]."""
+    latents = generator.sample(params, solvers.encode(generator.schedule, tau), to_float(images))
+    return np.asarray(to_uint8(generator.sample(params, solvers.ddim(generator.schedule, tau), latents)))
+
+
+def _decode(generator: Generator, params: Any, table: StepTable, latents: jax.Array) -> np.ndarray:
+    flat = latents.reshape(-1, *generator.image_shape)
+    return np.asarray(to_uint8(generator.sample(params, table, flat))).reshape(latents.shape)

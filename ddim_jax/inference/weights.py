@@ -1,0 +1,78 @@
+"""Trained weights with their configuration: the average of a run's newest checkpoint, or one safetensors file."""
+
+import hashlib
+import json
+import os
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import safetensors
+import safetensors.flax
+from flax import traverse_util
+
+from ddim_jax import configuration
+from ddim_jax.data.images import whole
+from ddim_jax.models import check_fit
+from ddim_jax.training.checkpoints import Checkpoints
+
+DIGITS = pathlib.Path(__file__).parent.parent / "pretrained" / "digits.safetensors"  # ships with the package
+
+
+class Model(NamedTuple):
+    """A trained network: what it is, and its parameters."""
+
+    config: ml_collections.ConfigDict
+    params: Any  # float32, as `models.unet.UNet` takes them
+
+
+def _fitted(config: ml_collections.ConfigDict, arrays: dict, source: str) -> Model:
+    """A model from arrays "conv_in.kernel": ..., once they are what its configuration asks for."""
+    expected = traverse_util.flatten_dict(configuration.parameter_shapes(config), sep=".")
+    check_fit(arrays, expected, source)
+    return Model(config, traverse_util.unflatten_dict(arrays, sep="."))
+
+
+def from_workdir(workdir: str | os.PathLike) -> Model:
+    """The averaged parameters of the newest checkpoint of a training run.
+
+    Raises FileNotFoundError where there is none, DamagedCheckpoint and ValueError where it cannot be used.
+    """
+    workdir = pathlib.Path(workdir)
+    if not (workdir / "config.json").exists():
+        raise FileNotFoundError(f"{workdir} is not the folder of a training run: it has no config.json")
+    with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
+        arrays = checkpoints.load()
+    ema = {name.removeprefix("ema."): array for name, array in arrays.items() if name.startswith("ema.")}
+    return _fitted(configuration.load(workdir / "config.json"), ema, f"the checkpoint in {workdir}")
+
+
+def load(path: str | os.PathLike) -> Model:
+    """Weights that `save` wrote. Raises ValueError where the file is damaged, foreign or does not fit its configuration."""
+    path = pathlib.Path(path)
+    digest = path.with_name(path.name + ".sha256")
+    if digest.exists() and digest.read_text().split()[0] != hashlib.sha256(path.read_bytes()).hexdigest():
+        raise ValueError(f"{path} is not the file that {digest.name} was written for: it is damaged, fetch it again")
+    try:
+        with safetensors.safe_open(path, framework="flax") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is damaged or not a safetensors file ({error})") from error
+    if "ddim_jax_config" not in metadata:
+        raise ValueError(f"{path} holds no ddim_jax configuration: it was not written by `python -m experiments.export`")
+    config = ml_collections.ConfigDict(json.loads(metadata["ddim_jax_config"]))
+    return _fitted(config, {name: array.astype(jnp.float32) for name, array in arrays.items()}, str(path))
+
+
+def save(path: str | os.PathLike, model: Model, dtype: str = "bfloat16") -> None:
+    """Writes the model as one safetensors file of this dtype, its configuration within, its SHA-256 in a file beside."""
+    path = pathlib.Path(path)
+    arrays = jax.tree.map(lambda a: jnp.asarray(a, dtype), traverse_util.flatten_dict(model.params, sep="."))
+    data = safetensors.flax.save(arrays, metadata={"ddim_jax_config": model.config.to_json()})
+    with whole(path) as part:
+        part.write_bytes(data)
+    with whole(path.with_name(path.name + ".sha256")) as part:
+        part.write_text(f"{hashlib.sha256(data).hexdigest()}  {path.name}\n")

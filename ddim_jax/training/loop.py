@@ -1,0 +1,161 @@
+"""The training loop: one compiled call of several steps, again and again, with its log, pictures and checkpoints."""
+
+import functools
+import itertools
+import os
+import pathlib
+import signal
+import threading
+from typing import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ddim_jax import configuration
+from ddim_jax.data import batches, images, sources
+from ddim_jax.training import checks
+from ddim_jax.training.checkpoints import Checkpoints
+from ddim_jax.training.log import Log
+from ddim_jax.training.step import TrainState, init_state, make_optimizer, train_step
+
+AXIS = "devices"
+
+
+def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike, draw: Callable) -> TrainState:
+    """Trains what the configuration describes, in `workdir`, and returns the state; goes on where an earlier run stopped.
+
+    `draw` makes a picture, uint8 [H, W, C], from the averaged parameters; it is called every `sample_every` steps. SIGTERM
+    and SIGINT end the run after the call at hand, with a checkpoint. Raises ValueError for a configuration that cannot
+    work or is not that of the run in `workdir`, and DivergedError where the loss or gradient is not finite, before
+    anything of it is saved.
+    """
+    workdir, run = pathlib.Path(workdir), config.training
+    checks.check(config)
+    init, step_fn = make_step(config)
+    data = sources.load(config.data)
+    leader = jax.process_index() == 0
+
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        if checkpoints.latest_step() is None:
+            state = jax.jit(init)()
+        else:
+            checks.check_same(config, configuration.load(workdir / "config.json"), workdir)
+            state = checkpoints.restore(jax.eval_shape(init))
+        if leader:
+            configuration.save(config, workdir / "config.json")
+        start = int(state.step)
+        state = jax.tree.map(np.asarray, state)  # on the host, so that donating it takes nothing else along
+        dataset = on_every_device(data) if isinstance(data, np.ndarray) else None
+        compiled = jax.pmap(
+            functools.partial(train_steps, step_fn=step_fn),
+            axis_name=AXIS,
+            in_axes=(None, None, 0),  # the state carries no device axis: it is whole on each device
+            out_axes=None,
+            donate_argnums=0,
+        )
+        calls = feed(data, run, start)
+        with Log(workdir, start, run.steps, run.batch_size, leader) as log, Interruption() as interruption:
+            batch = next(calls, None)
+            for step in range(start + run.steps_per_call, run.steps + 1, run.steps_per_call):
+                state, metrics = compiled(state, dataset, batch)
+                batch = next(calls, None)  # the next batches are made while the devices work
+                metrics = jax.device_get(metrics)
+                checks.check_finite(metrics, step, checkpoints.latest_step())
+                log.add(metrics)
+                stop = interruption.asked or checkpoints.reached_preemption(step)
+                if step % run.log_every == 0:
+                    log.write(step)
+                if step % run.checkpoint_every == 0 or step == run.steps or stop:
+                    checkpoints.save(state)
+                if stop:
+                    break
+                if step % run.sample_every == 0 and leader:
+                    with log.untimed():
+                        picture = draw(jax.device_get(state.ema))
+                        images.save_png(workdir / "samples" / f"step_{step:07d}.png", picture)
+                        log.image("samples", picture, step)
+    return jax.device_get(state)
+
+
+def train_steps(state: TrainState, dataset, batch, *, step_fn: Callable):
+    """One step for each entry of batch [K, B, ...], in one compiled call: the state, and the metrics of each step [K].
+
+    A batch is uint8 images, or where there is a `dataset` [N, H, W, C] on the device, their indices in it.
+    """
+
+    def one(state, entry):
+        return step_fn(state, images.to_float(entry if dataset is None else dataset[entry]))
+
+    if jax.default_backend() == "cpu":
+        # XLA for CPUs runs the gradients of convolutions 20 times slower inside a loop than outside: write the steps out.
+        each = []
+        for i in range(len(batch)):
+            state, metrics = one(state, batch[i])
+            each.append(metrics)
+        return state, jax.tree.map(lambda *values: jnp.stack(values), *each)
+    return jax.lax.scan(one, state, batch)
+
+
+def make_step(config: ml_collections.ConfigDict) -> tuple[Callable[[], TrainState], Callable]:
+    """The first state, as a function to compile, and `train_step` for the configured network."""
+    run, unet = config.training, configuration.make_unet(config)
+    optimizer = make_optimizer(run.learning_rate, run.warmup_steps, run.grad_clip)
+
+    def init():
+        x = jnp.zeros((1, *configuration.image_shape(config)))
+        params = unet.init(jax.random.key(run.seed), x, jnp.zeros(1, jnp.int32))["params"]
+        return init_state(params, optimizer, run.seed)
+
+    def apply_fn(params, x, step, dropout_key):
+        return unet.apply({"params": params}, x, step, train=True, rngs={"dropout": dropout_key})
+
+    step_fn = functools.partial(
+        train_step,
+        apply_fn=apply_fn,
+        optimizer=optimizer,
+        schedule=configuration.make_schedule(config),
+        ema_decay=run.ema_decay,
+        flip=config.data.flip,
+        axis_name=AXIS,
+    )
+    return init, step_fn
+
+
+def feed(data, run: ml_collections.ConfigDict, start: int) -> Iterator[np.ndarray]:
+    """What each compiled call trains on, from step `start`: [devices, K, B / devices] indices, or [..., H, W, C] images."""
+    process, processes = jax.process_index(), jax.process_count()
+    if isinstance(data, np.ndarray):
+        whole = (batches.batch_indices(len(data), run.batch_size, run.seed, step) for step in range(start, run.steps))
+        steps = (np.split(indices, processes)[process] for indices in whole)
+    else:
+        steps = batches.stream(data, run.batch_size, run.seed, start, run.steps, shard=(process, processes))
+    while call := list(itertools.islice(steps, run.steps_per_call)):
+        stacked = np.stack(call)
+        devices = jax.local_device_count()
+        yield stacked.reshape(len(call), devices, -1, *stacked.shape[2:]).swapaxes(0, 1)
+
+
+def on_every_device(data: np.ndarray) -> jax.Array:
+    """A copy of the data in the memory of each local device."""
+    return jax.device_put(data, NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec()))
+
+
+class Interruption:
+    """Within this context the first SIGTERM or SIGINT sets `asked` and no more; the next one acts as ever."""
+
+    def __enter__(self):
+        self.asked, self._before = False, {}
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def _ask(self, *_):
+        self.asked = True
+        self.__exit__()
+
+    def __exit__(self, *error):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,81 @@
+"""One optimizer step, as a pure function of the state and a batch of images."""
+
+from typing import Any, Callable, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ddim_jax.diffusion.losses import denoising_loss, stratified_steps
+from ddim_jax.diffusion.process import number_from_zero
+from ddim_jax.diffusion.schedule import Schedule
+
+# (params, x [B, ...], step [B] from 0, dropout key) -> the network's output [B, ...]
+ApplyFn = Callable[[Any, jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+class TrainState(NamedTuple):
+    """Everything that the next step depends on, besides its batch."""
+
+    step: jax.Array  # int32 scalar: optimizer steps taken
+    params: Any
+    ema: Any  # exponential moving average of params, what one samples from
+    opt_state: optax.OptState
+    seed: jax.Array  # int32 scalar: with the step, it decides all that is random; never changes
+
+
+def init_state(params, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
+    """The state before the first step; the average starts as a copy of the parameters."""
+    copy = jax.tree.map(jnp.array, params)
+    return TrainState(jnp.int32(0), params, copy, optimizer.init(params), jnp.int32(seed))
+
+
+def make_optimizer(learning_rate: float, warmup_steps: int, grad_clip: float) -> optax.GradientTransformation:
+    """Adam with linear warm-up, after clipping by the global norm (DDPM appendix B and its code)."""
+    rate = optax.linear_schedule(0.0, learning_rate, warmup_steps)
+    return optax.chain(optax.clip_by_global_norm(grad_clip), optax.adam(rate))
+
+
+def train_step(
+    state: TrainState,
+    batch: jax.Array,
+    *,
+    apply_fn: ApplyFn,
+    optimizer: optax.GradientTransformation,
+    schedule: Schedule,
+    ema_decay: float,
+    flip: bool = False,
+    axis_name: str | None = None,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One step on images [B, H, W, C] in [-1, 1]: the new state, and its metrics `loss` and `grad_norm` (scalars).
+
+    With `flip`, each image is mirrored left to right with probability 1/2. Wrapped in a mapping with axis `axis_name`,
+    `batch` is one device's share: what is drawn for an example (flip, t and eps) depends on its place in the whole batch,
+    and so not on how many devices share the work. Dropout is drawn for a device.
+    """
+    position, batch_size = jnp.arange(len(batch)), len(batch)
+    if axis_name is not None:
+        position += jax.lax.axis_index(axis_name) * batch_size
+        batch_size *= jax.lax.axis_size(axis_name)
+    step_key = jax.random.fold_in(jax.random.key(state.seed), state.step)
+    t_key, eps_key, dropout_key, flip_key = jax.random.split(step_key, 4)
+    if flip:
+        mirrored = jax.vmap(lambda i: jax.random.bernoulli(jax.random.fold_in(flip_key, i)))(position)
+        batch = jnp.where(mirrored[:, None, None, None], batch[:, :, ::-1], batch)
+    t = stratified_steps(jax.random.uniform(t_key), position, batch_size, schedule.num_steps)
+    eps = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(eps_key, i), batch.shape[1:]))(position)
+    dropout_key = jax.random.fold_in(dropout_key, position[0])
+
+    def mean_loss(params):
+        eps_fn = number_from_zero(lambda x, step: apply_fn(params, x, step, dropout_key))
+        return denoising_loss(schedule, eps_fn, batch, t, eps).mean()
+
+    loss, grads = jax.value_and_grad(mean_loss)(state.params)
+    if axis_name is not None:
+        loss, grads = jax.lax.pmean((loss, grads), axis_name)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    step = state.step + 1
+    decay = jnp.minimum(ema_decay, (1 + step) / (10 + step))  # a young average forgets its random start
+    ema = optax.incremental_update(params, state.ema, 1 - decay)
+    return TrainState(step, params, ema, opt_state, state.seed), {"loss": loss, "grad_norm": optax.global_norm(grads)}

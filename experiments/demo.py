@@ -1,0 +1,111 @@
+"""Everything once, on handwritten digits: draws from the weights that ship with the package, then trains anew for a minute.
+
+    python -m experiments.demo --output=runs/demo
+"""
+
+import contextlib
+import pathlib
+import shutil
+import time
+
+import numpy as np
+from absl import app, flags, logging
+
+from configs import demo
+from ddim_jax.data import images, sources
+from ddim_jax.diffusion import schedule, solvers
+from ddim_jax.inference import pictures, weights
+from ddim_jax.inference.generate import Generator
+from ddim_jax.training.loop import train
+from experiments.train import sample_grid
+
+_OUTPUT = flags.DEFINE_string("output", "runs/demo", "Folder to write to.")
+_TRAIN_STEPS = flags.DEFINE_integer("train_steps", 80, "How long to train anew; a multiple of 40.")
+
+SEED, STEPS, SPACING = 0, 50, "quadratic"
+
+
+class Report:
+    """What was made, where, and how long it took."""
+
+    def __init__(self, output: pathlib.Path):
+        self.output, self.lines = output, []
+
+    @contextlib.contextmanager
+    def part(self, name: str, *files: str):
+        print(f"{name} ...", flush=True)
+        began = time.perf_counter()
+        yield
+        paths = ", ".join(str(self.output / file) for file in files)
+        self.lines.append(f"{time.perf_counter() - began:7.1f} s  {name}: {paths}")
+
+    def __str__(self):
+        return "\n".join(self.lines)
+
+
+def draw(report: Report, output: pathlib.Path) -> None:
+    """Pictures of all that the shipped weights can do."""
+    config, params = weights.load(weights.DIGITS)
+    generator = Generator(config)
+    noise_schedule = generator.schedule
+
+    def tau(steps):
+        return schedule.subsequence(noise_schedule.num_steps, steps, SPACING)
+
+    table = solvers.ddim(noise_schedule, tau(STEPS))
+
+    def save(name, pictures_of):
+        images.save_png(output / name, images.grid(pictures_of))
+
+    with report.part("256 digits in 50 steps", "samples.png", "samples.npz"):
+        samples = np.concatenate(list(generator.batches(params, table, SEED, 256, batch_size=64)))
+        save("samples.png", samples)
+        images.save_npz(output / "samples.npz", "samples", [samples], samples.shape)
+    with report.part("the x_0 predicted on the way", "chain.png"):
+        save("chain.png", pictures.chain(generator, params, table, SEED, count=8, stages=10))
+    with report.part("between latents", "interpolation.png", "interpolation_grid.png"):
+        save("interpolation.png", pictures.interpolation(generator, params, table, SEED, num=11, rows=6))
+        save("interpolation_grid.png", pictures.interpolation_grid(generator, params, table, SEED, num=8))
+    with report.part("the same 16 latents (columns) at 10, 20, 50 and 100 steps (rows)", "steps.png"):
+        x, keys = generator.latents(SEED, np.arange(16))
+        tables = [solvers.ddim(noise_schedule, tau(steps)) for steps in (10, 20, 50, 100)]
+        save("steps.png", [images.to_uint8(generator.sample(params, t, x, keys)) for t in tables])
+    with report.part("the same 16 latents at eta = 0, 0.5, 1 and sigma-hat (rows)", "eta.png"):
+        tables = [solvers.ddim(noise_schedule, tau(STEPS), eta) for eta in (0.0, 0.5, 1.0)]
+        tables.append(solvers.ddpm(noise_schedule, tau(STEPS), variance="large"))
+        save("eta.png", [images.to_uint8(generator.sample(params, t, x, keys)) for t in tables])
+    with report.part("held-out digits (first row), encoded and decoded in 10, 20, 50 and 100 steps", "reconstruction.png"):
+        real = sources.mnist_5k("test")[::32]
+        rows = [real, *(pictures.reconstruction(generator, params, tau(steps), real) for steps in (10, 20, 50, 100))]
+        save("reconstruction.png", rows)
+    for steps, row in zip((10, 20, 50, 100), rows[1:]):
+        error = np.mean(np.square((row.astype(float) - real) / 255))
+        print(f"  reconstruction in {steps:3d} steps: mean squared error {error:.5f} a pixel in [0, 1]")
+
+
+def train_anew(report: Report, output: pathlib.Path, steps: int) -> None:
+    """The same configuration from scratch: half of the steps, a stop, and the other half from the checkpoint."""
+    config = demo.get_config()
+    config.training.update(steps=steps // 2, log_every=10, sample_every=steps, checkpoint_every=steps // 2)
+    config.sampling.update(steps=20, count=16)
+    workdir = output / "training"
+    shutil.rmtree(workdir, ignore_errors=True)
+    grid = sample_grid(config)
+    with report.part(f"training anew, steps 1 to {steps // 2}", "training/"):
+        train(config, workdir, grid)
+    config.training.steps = steps
+    with report.part(f"resumed from the checkpoint, to step {steps}", f"training/samples/step_{steps:07d}.png"):
+        train(config, workdir, grid)
+
+
+def main(_):
+    logging.set_verbosity(logging.ERROR)  # Orbax tells a great deal
+    output = pathlib.Path(_OUTPUT.value)
+    report = Report(output)
+    draw(report, output)
+    train_anew(report, output, _TRAIN_STEPS.value)
+    print(f"\nMade on this machine, in {output}:\n{report}")
+
+
+if __name__ == "__main__":
+    app.run(main)

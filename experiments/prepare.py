@@ -1,0 +1,19 @@
+"""Downloads a TFDS data set and makes it ready for training: python -m experiments.prepare --name=celeb_a --directory=DIR
+
+Needs the extra `ddim_jax[prepare]` (TensorFlow); training then reads the result without it.
+"""
+
+from absl import app, flags
+
+from ddim_jax.data import tfds
+
+_NAME = flags.DEFINE_string("name", None, "cifar10, celeb_a, lsun/bedroom, lsun/church_outdoor, ...", required=True)
+_DIRECTORY = flags.DEFINE_string("directory", None, "TFDS's data_dir; by default $TFDS_DATA_DIR or ~/tensorflow_datasets.")
+
+
+def main(_):
+    print(f"{_NAME.value} is ready in {tfds.prepare(_NAME.value, _DIRECTORY.value)}")
+
+
+if __name__ == "__main__":
+    app.run(main)
