@@ -1,6 +1,8 @@
 """Downloads a TFDS data set and makes it ready for training: python -m experiments.prepare --name=celeb_a --directory=DIR
 
-Needs the extra `ddim_jax[prepare]` (TensorFlow); training then reads the result without it.
+Needs the extra `ddim_jax[prepare]` (TensorFlow); training then reads the result without it. CelebA lies on Google Drive,
+which at times refuses: unpack img_align_celeba.zip from elsewhere then, and train with --config.data.name=folder
+--config.data.directory=DIR/img_align_celeba, for which nothing is to be prepared.
 """
 
 from absl import app, flags

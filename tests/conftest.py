@@ -1,0 +1,20 @@
+"""What holds for every test."""
+
+import os
+import tempfile
+
+# Compiling is most of the time: less optimisation halves it, and one cache serves all tests and the processes they start.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=1"
+_CACHE = tempfile.TemporaryDirectory(prefix="ddim_jax_tests_")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+
+import jax
+import pytest
+
+
+@pytest.fixture
+def x64():
+    """float64 for one test; a module of them says `pytestmark = pytest.mark.usefixtures("x64")`."""
+    with jax.enable_x64(True):
+        yield

@@ -1,0 +1,194 @@
+"""TFDS without TensorFlow: data sets prepared here, under their true names and features, read back by name.
+
+The builders of CelebA and LSUN are TFDS's own, given a few images of ours instead of the download; their images go in as
+encoded files, so that nothing here needs TensorFlow.
+"""
+
+import io
+import pathlib
+import subprocess
+import sys
+import types
+
+import ml_collections
+import numpy as np
+import pytest
+from PIL import Image
+
+tfds = pytest.importorskip("tensorflow_datasets", reason="needs the extra ddim_jax[tfds]")
+
+from ddim_jax.data import sources  # noqa: E402
+from ddim_jax.data import tfds as ours  # noqa: E402
+
+
+def config(name, directory, **fields):
+    data = dict(
+        name=name, split="train", directory=str(directory), image_size=8, channels=3, flip=False, crop="none", memory_limit_mb=1
+    )
+    return ml_collections.ConfigDict(data | fields)
+
+
+def png(array):
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, "PNG")
+    return io.BytesIO(file.getvalue())
+
+
+PICTURES = np.random.default_rng(0).integers(0, 256, (30, 8, 8, 3), np.uint8)
+
+
+class TinyPictures(tfds.core.GeneratorBasedBuilder):
+    """Thirty pictures and their numbers; TFDS shuffles them, so a picture is known by its number."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = dict(image=tfds.features.Image(shape=(None, None, 3)), number=tfds.features.Scalar(np.int64))
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(range(24)), "test": self._generate_examples(range(24, 30))}
+
+    def _generate_examples(self, numbers):
+        for i in numbers:
+            yield i, {"image": png(PICTURES[i]), "number": i}
+
+
+class TinyNumbers(TinyPictures):
+    """No images at all."""
+
+    def _info(self):
+        features = tfds.features.FeaturesDict(dict(number=tfds.features.Scalar(np.int64)))
+        return tfds.core.DatasetInfo(builder=self, features=features)
+
+    def _generate_examples(self, numbers):
+        for i in numbers:
+            yield i, {"number": i}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """The directory of the prepared TinyPictures, and its pictures in TFDS's order."""
+    directory = tmp_path_factory.mktemp("tfds")
+    builder = TinyPictures(data_dir=directory, file_format="array_record")
+    builder.download_and_prepare()
+    return directory, PICTURES[[int(example["number"]) for example in builder.as_data_source("train")]]
+
+
+def test_in_memory_and_one_by_one(prepared):
+    directory, pictures = prepared
+    loaded = sources.load(config("tiny_pictures", directory))
+    np.testing.assert_array_equal(loaded, pictures)
+    source = sources.load(config("tiny_pictures", directory, memory_limit_mb=0))
+    assert isinstance(source, ours.TfdsImages) and len(source) == 24
+    np.testing.assert_array_equal(np.stack([source[i] for i in range(24)]), pictures)
+    assert len(sources.load(config("tiny_pictures", directory, split="test"))) == 6
+    assert len(sources.load(config("tiny_pictures", directory, split="train[:25%]"))) == 6
+
+
+def test_training_never_imports_tensorflow(prepared):
+    directory, pictures = prepared
+    code = f"""
+import sys
+import ml_collections
+from ddim_jax.data import batches, sources
+assert not {{"tensorflow_datasets", "grain", "mlxtend", "tensorflow"}} & set(sys.modules), "these are imported only where used"
+data = ml_collections.ConfigDict({config("tiny_pictures", directory, memory_limit_mb=0).to_dict()})
+for batch in batches.stream(sources.load(data), 8, 0, 0, 4):
+    assert batch.shape == (8, 8, 8, 3)
+assert "tensorflow_datasets" in sys.modules and "tensorflow" not in sys.modules
+print("sum", sources.load(data)[3].sum())
+"""
+    root = pathlib.Path(ours.__file__).parents[2]
+    found = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert f"sum {pictures[3].sum()}" in found.stdout, found.stderr
+
+
+def test_celeb_a(tmp_path, monkeypatch):
+    # TFDS's CelebA: JPEG images 178x218 with 40 attributes and 5 landmarks. The pixel at (x, y) is about (x, y, 100).
+    x, y = np.meshgrid(np.arange(178), np.arange(218))
+    file = io.BytesIO()
+    Image.fromarray(np.stack([x, y, 0 * x + 100], axis=-1).astype(np.uint8)).save(file, "JPEG", quality=95, subsampling=0)
+    builder = tfds.builder("celeb_a", data_dir=tmp_path, file_format="array_record")
+    example = {
+        "identity": {"Identity_No": 7},
+        "attributes": {name: True for name in builder.info.features["attributes"]},
+        "landmarks": {name: 7 for name in builder.info.features["landmarks"]},
+    }
+    examples = [(f"{i:06d}.jpg", example | {"image": io.BytesIO(file.getvalue())}) for i in range(1, 4)]
+    monkeypatch.setattr(builder, "_split_generators", lambda *_: {"train": iter(examples)})
+    builder.download_and_prepare()
+
+    loaded = sources.load(config("celeb_a", tmp_path, image_size=128, crop="celeba"))
+    assert loaded.shape == (3, 128, 128, 3)
+    np.testing.assert_allclose(loaded[0, ..., 0], np.broadcast_to(np.arange(25, 153), (128, 128)), atol=4)
+    np.testing.assert_allclose(loaded[0, ..., 1], np.broadcast_to(np.arange(57, 185)[:, None], (128, 128)), atol=4)
+    with pytest.raises(ValueError, match="example 0 of celeb_a, split 'train', is 178x218.*expects 64x64"):
+        sources.load(config("celeb_a", tmp_path, image_size=64))
+
+
+def test_lsun_is_read_from_its_own_files(tmp_path, monkeypatch):
+    lmdb = pytest.importorskip("lmdb", reason="needs the extra ddim_jax[prepare]")
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (256, 341, 3), np.uint8))
+    file = io.BytesIO()
+    picture.save(file, "WEBP", lossless=True)  # LSUN's files are WebP
+    for split in ("train", "val"):
+        folder = tmp_path / split / f"church_outdoor_{split}_lmdb"
+        folder.mkdir(parents=True)
+        with lmdb.open(str(folder)) as database, database.begin(write=True) as writing:
+            for i in range(3):
+                writing.put(f"{i:040d}".encode(), file.getvalue())
+    extracted = {split: str(tmp_path / split) for split in ("train", "val")}
+    monkeypatch.setattr(tfds.download.DownloadManager, "download_and_extract", lambda *_: extracted)
+    require = ours.extras.require
+    monkeypatch.setattr(ours.extras, "require", lambda module, extra: module == "tensorflow" or require(module, extra))
+
+    path = ours.prepare("lsun/church_outdoor", tmp_path / "tfds")
+    assert path.startswith(str(tmp_path / "tfds" / "lsun" / "church_outdoor"))
+    loaded = sources.load(config("lsun/church_outdoor", tmp_path / "tfds", image_size=256, crop="center", split="validation"))
+    np.testing.assert_array_equal(loaded, np.asarray(picture)[None, :, 42:298].repeat(3, 0))
+
+
+def test_not_prepared(tmp_path):
+    for name in ("cifar10", "celeb_a", "lsun/bedroom", "lsun/church_outdoor"):
+        with pytest.raises(
+            FileNotFoundError, match=f"'{name}' is not prepared(.|\n)*experiments.prepare --name={name} --directory={tmp_path}"
+        ):
+            sources.load(config(name, tmp_path))
+
+
+def test_prepared_in_another_format(prepared, tmp_path, monkeypatch):
+    for source in prepared[0].rglob("*"):
+        if source.is_file():  # what TFDS leaves when it prepares with its default format
+            copy = tmp_path / str(source.relative_to(prepared[0])).replace("array_record", "tfrecord")
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(source.read_bytes().replace(b"array_record", b"tfrecord"))
+    monkeypatch.setitem(sys.modules, "tensorflow", types.ModuleType("tensorflow"))  # as if it were installed
+    for use in (lambda: sources.load(config("tiny_pictures", tmp_path)), lambda: ours.prepare("tiny_pictures", tmp_path)):
+        with pytest.raises(ValueError, match="tiny_pictures' as tfrecord(.|\n)*experiments.prepare --name=tiny_pictures"):
+            use()
+
+
+def test_names_and_splits(prepared):
+    directory, _ = prepared
+    with pytest.raises(ValueError, match="name is 'celeba'; expected .*Did you mean 'celeb_a'"):
+        sources.load(config("celeba", directory))
+    with pytest.raises(ValueError, match="'lsun', which is several data sets.*bedroom"):
+        sources.load(config("lsun", directory))
+    with pytest.raises(ValueError, match="Unknown split 'valid'. Should be one of .'train', 'test'"):
+        sources.load(config("tiny_pictures", directory, split="valid"))
+
+
+def test_data_without_images(tmp_path):
+    TinyNumbers(data_dir=tmp_path, file_format="array_record").download_and_prepare()
+    with pytest.raises(ValueError, match="examples of 'tiny_numbers' have no 'image'; they have number"):
+        sources.load(config("tiny_numbers", tmp_path))
+
+
+def test_missing_extras(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "tensorflow", None)  # as if it were not installed
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'ddim_jax\[prepare\]'"):
+        ours.prepare("cifar10", tmp_path)
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'ddim_jax\[tfds\]'"):
+        sources.load(config("cifar10", tmp_path))

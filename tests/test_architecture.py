@@ -1,0 +1,93 @@
+"""The arrows of import, and what holds for every configuration."""
+
+import ast
+import importlib
+import pathlib
+
+import pytest
+from ml_collections import ConfigDict
+
+from configs import cifar10, demo
+from ddim_jax import configuration
+
+ROOT = pathlib.Path(__file__).parents[1]
+CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+
+# What each part of the package may import of the rest of it.
+ALLOWED = {
+    "diffusion": set(),
+    "models": set(),
+    "data": set(),
+    "configuration": {"diffusion", "models"},
+    "training": {"configuration", "data", "diffusion", "models"},
+    "inference": {"configuration", "data", "diffusion", "models", "training"},
+}
+
+
+def imports(path: pathlib.Path) -> set[str]:
+    """Full names of all that a file imports, inside functions too."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "ddim_jax").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_arrows_of_import(path):
+    part = path.relative_to(ROOT / "ddim_jax").with_suffix("").parts[0]
+    ours = {name.split(".")[1] for name in imports(path) if name.startswith("ddim_jax.")}
+    assert ours - {part} <= ALLOWED.get(part, set())
+    assert not any(name.split(".")[0] in ("configs", "experiments", "tests") for name in imports(path))
+    if part == "diffusion":
+        outside = {name.split(".")[0] for name in imports(path)} - {"ddim_jax"}
+        assert outside <= {"jax", "numpy", "typing"}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_configuration_describes_a_run(name, tmp_path):
+    module = importlib.import_module(f"configs.{name}")
+    config = module.get_config()
+    assert configuration.make_schedule(config).num_steps == 1000
+    configuration.make_unet(config)
+    for line in ("Source:", "Data:", "Command:", "Sample:", "Cost:", "Expect:"):
+        assert line in module.__doc__, f"configs/{name}.py should open with its {line}"
+    assert f"--config=configs/{name}.py" in module.__doc__
+    run = config.training
+    assert all(run[field] % run.steps_per_call == 0 for field in ("steps", "log_every", "sample_every", "checkpoint_every"))
+    # What a run saves is what it was.
+    configuration.save(config, tmp_path / "config.json")
+    again = configuration.load(tmp_path / "config.json")
+    assert configuration.make_unet(again) == configuration.make_unet(config)
+    assert again.training == config.training
+
+
+def test_hyper_parameters_of_the_paper():
+    # DDPM appendix B for CIFAR-10, which the paper uses unchanged.
+    c = cifar10.get_config()
+    run = c.training
+    assert (run.learning_rate, run.batch_size, run.warmup_steps, run.grad_clip, run.ema_decay) == (2e-4, 128, 5000, 1.0, 0.9999)
+    assert (c.model.dropout, c.data.flip, c.diffusion.beta_start, c.diffusion.beta_end) == (0.1, True, 1e-4, 0.02)
+
+
+@pytest.mark.parametrize(
+    "part, field, value, message",
+    [
+        ("diffusion", "schedule", "sigmoid", "config.diffusion.schedule is 'sigmoid'; expected one of linear, cosine"),
+        ("data", "image_size", 30, "divisible by 4"),
+        ("model", "channels", 100, "multiple of 32"),
+    ],
+)
+def test_a_configuration_that_cannot_work(part, field, value, message):
+    config = demo.get_config()
+    config[part][field] = value
+    with pytest.raises(ValueError, match=message):
+        configuration.make_unet(config), configuration.make_schedule(config)
+
+
+def test_an_unknown_field_is_refused():
+    config = ConfigDict(demo.get_config()).lock()
+    with pytest.raises(AttributeError, match="Did you mean.*batch_size"):
+        config.training.batchsize = 3

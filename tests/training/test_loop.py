@@ -1,0 +1,198 @@
+"""Whole runs of the loop on a tiny network."""
+
+import itertools
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from ddim_jax import configuration
+from ddim_jax.data import images, sources
+from ddim_jax.training.checkpoints import Checkpoints, DamagedCheckpoint
+from ddim_jax.training.checks import DivergedError
+from ddim_jax.training.loop import train
+from tests import tiny
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def config(**training):
+    result = tiny.get_config()
+    result.training.update(training)
+    return result
+
+
+def blank(params):
+    return np.zeros((4, 4, 1), np.uint8)
+
+
+def assert_same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Eight steps without a break: the folder and the last state."""
+    workdir = tmp_path_factory.mktemp("whole")
+    return workdir, train(config(), workdir, blank)
+
+
+def test_what_a_run_leaves_behind(whole):
+    workdir, state = whole
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4, 6, 8]
+    assert all(line["loss"] > 0 and line["images_per_second"] > line["steps_per_second"] > 0 for line in lines)
+    assert (workdir / "samples" / "step_0000008.png").exists()
+    assert list((workdir / "tensorboard").glob("events.*"))
+    assert configuration.load(workdir / "config.json").training.steps == 8
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        assert checkpoints.latest_step() == 8
+        assert_same(checkpoints.restore(state), state)
+
+
+def test_a_stopped_run_goes_on_to_the_same_bits(whole, tmp_path):
+    train(config(steps=4), tmp_path, blank)
+    assert_same(train(config(), tmp_path, blank), whole[1])
+    steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [2, 4, 6, 8]
+
+
+def test_resuming_drops_what_was_logged_after_the_checkpoint(whole, tmp_path):
+    train(config(steps=4), tmp_path, blank)
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 6, "loss": 99.0}\n{"step": 8, "lo')  # logged by a process that was killed in mid-write
+    train(config(), tmp_path, blank)
+    losses = {json.loads(line)["step"]: json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").open()}
+    assert sorted(losses) == [2, 4, 6, 8] and losses[6] < 99
+
+
+def test_a_finished_run_has_nothing_left_to_do(whole, tmp_path):
+    assert_same(train(config(), whole[0], blank), whole[1])
+
+
+def test_streamed_images_train_to_the_same_bits_as_those_in_memory(whole, tmp_path, monkeypatch):
+    class Slow:  # the same digits, one by one
+        digits = sources.mnist_5k("train")
+        __len__ = lambda self: len(self.digits)
+        __getitem__ = lambda self, i: self.digits[i]
+
+    monkeypatch.setattr(sources, "load", lambda data: Slow())
+    assert_same(train(config(), tmp_path, blank), whole[1])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(tmp_path):
+    good = train(config(steps=4), tmp_path, blank)
+    saved = configuration.load(tmp_path / "config.json")
+    saved.training.learning_rate = 1e30  # such a step overflows
+    configuration.save(saved, tmp_path / "config.json")
+    with pytest.raises(DivergedError, match="step 4 is kept.*smaller learning_rate"):
+        train(config(learning_rate=1e30), tmp_path, blank)
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert checkpoints.latest_step() == 4
+        assert_same(checkpoints.restore(good), good)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(batch_size=16), r"config.training.batch_size was 8, now 16"),
+        (dict(learning_rate=0.5), r"config.training.learning_rate was 0.001, now 0.5.*another --workdir"),
+    ],
+)
+def test_another_configuration_does_not_go_on_with_a_run(whole, change, message):
+    with pytest.raises(ValueError, match=message):
+        train(config(**change), whole[0], blank)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(steps=7), "steps is 7; it must be a multiple of steps_per_call = 2"),
+        (dict(checkpoint_every=3), "checkpoint_every is 3"),
+        (dict(log_every=0), "log_every is 0"),
+    ],
+)
+def test_numbers_that_do_not_go_together(tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        train(config(**change), tmp_path, blank)
+    assert not list(tmp_path.iterdir())
+
+
+def damage(path: pathlib.Path, how: str) -> None:
+    data = bytearray(path.read_bytes())
+    if how == "flipped bit":
+        data[len(data) // 2] ^= 1
+    path.write_bytes(data[: len(data) // 2] if how == "truncated" else data)
+
+
+@pytest.mark.parametrize("how", ["flipped bit", "truncated"])
+def test_a_damaged_checkpoint_is_not_used(tmp_path, how):
+    train(config(), tmp_path, blank)
+    state = [path for path in (tmp_path / "checkpoints" / "8" / "state").rglob("*") if path.is_file()]
+    damage(max(state, key=lambda path: path.stat().st_size), how)
+    with pytest.raises(DamagedCheckpoint, match=r"checkpoints/8 is damaged.*Delete that folder to resume from .*step 4"):
+        train(config(), tmp_path, blank)
+
+
+def test_a_checkpoint_of_another_network_does_not_fit(whole, tmp_path):
+    other = tiny.get_config()
+    other.model.channels = 64
+    workdir, _ = whole
+    (tmp_path / "checkpoints").symlink_to(workdir / "checkpoints")
+    configuration.save(other, tmp_path / "config.json")
+    with pytest.raises(ValueError, match=r"ema.conv_in.kernel: float32\[3, 3, 16, 32\], expected float32\[3, 3, 16, 64\]"):
+        train(other, tmp_path, blank)
+
+
+def run(workdir, *overrides, wait=True):
+    command = [sys.executable, "-m", "experiments.train", "--config=tests/tiny.py", f"--workdir={workdir}", *overrides]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if wait:
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, output
+    return process
+
+
+def steps_logged(workdir) -> int:
+    path = workdir / "metrics.jsonl"
+    return len(path.read_text().splitlines()) * 2 if path.exists() else 0
+
+
+def final_state(workdir):
+    with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
+        return checkpoints.load()
+
+
+LONG = ("--config.training.steps=400", "--config.training.sample_every=400", "--config.training.checkpoint_every=20")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_run_resumes_to_the_bits_of_one_that_was_not(tmp_path, number):
+    """At a random moment between checkpoints, in a process of its own, through the command."""
+    run(tmp_path / "whole", *LONG)
+    process = run(tmp_path / "killed", *LONG, wait=False)
+    moment = random.SystemRandom().randrange(30, 200)
+    while steps_logged(tmp_path / "killed") < moment and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    with Checkpoints(tmp_path / "killed" / "checkpoints", read_only=True) as checkpoints:
+        kept = checkpoints.latest_step()
+    assert kept is not None and kept < 400, f"killed at step {moment}"
+    if number == signal.SIGTERM:
+        assert kept >= moment  # it was given the time to save where it was
+    run(tmp_path / "killed", *LONG)
+    a, b = final_state(tmp_path / "whole"), final_state(tmp_path / "killed")
+    assert a.keys() == b.keys() and a["step"] == 400
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=f"{name}, killed at step {moment}")

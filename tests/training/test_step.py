@@ -1,0 +1,130 @@
+"""The train step, without any mapping: its pieces against their formulas."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ddim_jax.diffusion import schedule as schedules
+from ddim_jax.training.step import init_state, make_optimizer, train_step
+
+SCHEDULE = schedules.linear()
+BATCH = jax.random.normal(jax.random.key(0), (16, 4, 4, 1))
+
+
+def linear_network(params, x, step, dropout_key):
+    return params["scale"] * x + params["shift"] + params["time"] * step[:, None, None, None] / 1000
+
+
+def make(**changes):
+    params = {"scale": jnp.float32(0.1), "shift": jnp.float32(0.0), "time": jnp.float32(0.0)}
+    optimizer = make_optimizer(learning_rate=1e-2, warmup_steps=10, grad_clip=1.0)
+    options = dict(apply_fn=linear_network, optimizer=optimizer, schedule=SCHEDULE, ema_decay=0.9) | changes
+    return init_state(params, optimizer, seed=3), jax.jit(functools.partial(train_step, **options))
+
+
+def test_the_loss_falls():
+    state, step = make()
+    losses = []
+    for _ in range(300):
+        state, metrics = step(state, BATCH)
+        losses.append(float(metrics["loss"]))
+    # Data ~ N(0, 1): the best network is eps* = sqrt(1 - a) x, whose loss is a (averaged over t); the linear one lies above.
+    assert np.mean(losses[-50:]) < 0.75 * np.mean(losses[:10])
+    assert np.mean(losses[-50:]) > SCHEDULE.alpha_bar[1:].mean()
+
+
+def test_the_average_follows_its_formula():
+    # decay = min(0.9, (1 + n) / (10 + n)) after the n-th step, from a copy of the first parameters.
+    state, step = make()
+    expected = float(state.ema["scale"])
+    for n in range(1, 120):
+        state, _ = step(state, BATCH)
+        decay = min(0.9, (1 + n) / (10 + n))
+        expected = decay * expected + (1 - decay) * float(state.params["scale"])
+    np.testing.assert_allclose(state.ema["scale"], expected, rtol=1e-5)
+
+
+def test_warm_up_is_linear_and_steps_are_adams():
+    # Adam's first update is the learning rate times the sign of the gradient, whatever its size; at step 0 the rate is 0.
+    optimizer = make_optimizer(learning_rate=1.0, warmup_steps=4, grad_clip=1.0)
+    params = jnp.array([1.0, -2.0])
+    state = optimizer.init(params)
+    gradient = jnp.array([0.3, -0.4])
+    rates = []
+    for _ in range(6):
+        update, state = optimizer.update(gradient, state, params)
+        rates.append(-float(update[0]))
+    np.testing.assert_allclose(rates, [0, 0.25, 0.5, 0.75, 1.0, 1.0], atol=1e-4)
+
+
+def test_clipping_is_by_the_global_norm():
+    # With gradients in proportion 3:4, a norm of 50 is clipped to 1: 0.6 and 0.8, which Adam's first moment keeps at 0.1.
+    optimizer = make_optimizer(learning_rate=1.0, warmup_steps=1, grad_clip=1.0)
+    params = {"a": jnp.zeros(1), "b": jnp.zeros(1)}
+    _, state = optimizer.update({"a": jnp.array([30.0]), "b": jnp.array([40.0])}, optimizer.init(params), params)
+    (moments,) = [s.mu for s in jax.tree.leaves(state, is_leaf=lambda s: hasattr(s, "mu")) if hasattr(s, "mu")]
+    np.testing.assert_allclose([moments["a"][0], moments["b"][0]], [0.06, 0.08], rtol=1e-5)
+
+
+def test_a_step_is_a_function_of_state_and_batch():
+    state, step = make()
+    first, second = step(state, BATCH), step(state, BATCH)
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+    other, _ = make()[1](state._replace(seed=jnp.int32(4)), BATCH)
+    assert other.opt_state != first[0].opt_state
+    assert not np.array_equal(other.params["time"], first[0].params["time"]) or not np.array_equal(
+        jax.tree.leaves(other.opt_state)[1], jax.tree.leaves(first[0].opt_state)[1]
+    )
+
+
+def test_flipping_mirrors_about_half_of_the_images_from_left_to_right():
+    """With a network that hands its input over, at a schedule without noise, what the step saw can be read off."""
+    seen = []
+
+    def spy(params, x, step, key):
+        jax.debug.callback(lambda x: seen.append(np.asarray(x)), x)
+        return params["scale"] * x
+
+    nearly_clean = schedules.from_alpha_bar([1.0, 1.0 - 1e-12])
+    batch = jnp.broadcast_to(jnp.arange(4.0)[None, None, :, None], (400, 2, 4, 1))
+    state, step = make(apply_fn=spy, schedule=nearly_clean, flip=True)
+    jax.block_until_ready(step(state, batch))
+    jax.effects_barrier()
+    kept = np.isclose(seen[0], batch, atol=1e-4).all((1, 2, 3))
+    mirrored = np.isclose(seen[0], batch[:, :, ::-1], atol=1e-4).all((1, 2, 3))
+    assert np.all(kept ^ mirrored)
+    assert abs(mirrored.mean() - 0.5) < 4 * 0.5 / np.sqrt(400)  # four standard errors
+
+
+def test_the_gradient_is_that_of_the_loss_written_out():
+    """One step of plain gradient descent on loss = mean |s x_t + b - eps|^2 moves b by -2 mean(s x_t + b - eps)."""
+    seen = {}
+
+    def spy(params, x, step, key):
+        jax.debug.callback(lambda x, step: seen.update(x=np.asarray(x), t=np.asarray(step) + 1), x, step)
+        return params["scale"] * x + params["shift"]
+
+    state, step = make(apply_fn=spy, optimizer=optax.sgd(1.0))
+    state = state._replace(opt_state=optax.sgd(1.0).init(state.params))
+    after, metrics = step(state, BATCH)
+    jax.effects_barrier()
+    a = SCHEDULE.alpha_bar[seen["t"]][:, None, None, None]
+    eps = (seen["x"] - np.sqrt(a) * BATCH) / np.sqrt(1 - a)
+    error = 0.1 * seen["x"] - eps
+    np.testing.assert_allclose(metrics["loss"], np.mean(np.square(error)), rtol=1e-4)
+    np.testing.assert_allclose(after.params["shift"], -2 * np.mean(error), rtol=1e-3, atol=1e-5)
+    assert abs(np.std(eps) - 1) < 4 / np.sqrt(2 * eps.size)  # standard normal, within four standard errors
+    assert seen["t"].min() >= 1 and seen["t"].max() <= 1000
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_step_keeps_dtypes_and_shapes(flip):
+    state, step = make(flip=flip)
+    after, metrics = step(state, BATCH)
+    assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
+    assert jax.tree.map(jnp.result_type, after) == jax.tree.map(jnp.result_type, state)
+    assert int(after.step) == 1 and set(metrics) == {"loss", "grad_norm"}
