@@ -33,6 +33,7 @@ def get_config() -> ml_collections.ConfigDict:
             attention_sides=(16,),
             dropout=0.1,
             patch_size=1,
+            input_skip=False,
             dtype="bfloat16",
         )
     )

@@ -8,6 +8,7 @@ import pathlib
 import shutil
 import time
 
+import jax
 import numpy as np
 from absl import app, flags, logging
 
@@ -64,7 +65,7 @@ def draw(report: Report, output: pathlib.Path) -> None:
     with report.part("the x_0 predicted on the way", "chain.png"):
         save("chain.png", pictures.chain(generator, params, table, SEED, count=8, stages=10))
     with report.part("between latents", "interpolation.png", "interpolation_grid.png"):
-        save("interpolation.png", pictures.interpolation(generator, params, table, SEED, num=11, rows=6))
+        save("interpolation.png", pictures.interpolation(generator, params, table, SEED, num=8, rows=8))
         save("interpolation_grid.png", pictures.interpolation_grid(generator, params, table, SEED, num=8))
     with report.part("the same 16 latents (columns) at 10, 20, 50 and 100 steps (rows)", "steps.png"):
         x, keys = generator.latents(SEED, np.arange(16))
@@ -101,6 +102,7 @@ def train_anew(report: Report, output: pathlib.Path, steps: int) -> None:
 def main(_):
     logging.set_verbosity(logging.ERROR)  # Orbax tells a great deal
     output = pathlib.Path(_OUTPUT.value)
+    jax.config.update("jax_compilation_cache_dir", str(output.absolute() / "compiled"))  # nothing is compiled twice
     report = Report(output)
     draw(report, output)
     train_anew(report, output, _TRAIN_STEPS.value)

@@ -8,7 +8,7 @@ from ddim_jax.diffusion.schedule import Schedule
 
 
 def denoising_loss(schedule: Schedule, eps_fn: EpsFn, x0, t, eps) -> jax.Array:
-    """Mean over an example's values of |eps_fn(x_t, t) - eps|^2 (Eq. 5, gamma = 1), float32 [B].
+    """Mean over an example's values of |eps_fn(x_t, t) - eps|^2 (Eq. 5, gamma = 1): [B].
 
     The paper sums over the values in its theorem and averages in practice; averaged, the loss is 1 for a network that
     says 0. x0 [B, ...] lies in [-1, 1], t [B] in 1..T, eps [B, ...] is standard normal.

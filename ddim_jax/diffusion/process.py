@@ -45,14 +45,18 @@ def _at(table: np.ndarray, t, like):
             raise ValueError(f"steps must be whole numbers from 0 to {len(table) - 1}, the length of the schedule; got {t}")
     if like is None:
         return table[t] if isinstance(t, np.ndarray) else jnp.asarray(table)[t]
-    values = jnp.asarray(table, jnp.promote_types(like.dtype, jnp.float32))[t]
+    values = jnp.asarray(table, np.promote_types(like.dtype, np.float32))[t]
     return jnp.expand_dims(values, tuple(range(values.ndim, like.ndim))) if values.ndim else values
 
 
+def _library(x):
+    """NumPy for its own arrays and numbers, which stay float64 on the host; JAX's for its own."""
+    return jnp if isinstance(x, jax.Array) else np
+
+
 def _sqrt(square):
-    """Square root of a difference that rounding may have taken just below 0. NumPy stays NumPy, float64."""
-    xp = jnp if isinstance(square, jax.Array) else np
-    return xp.sqrt(xp.maximum(square, 0))
+    """Square root of a difference that rounding may have taken just below 0."""
+    return _library(square).sqrt(_library(square).maximum(square, 0))
 
 
 def _is_known(value) -> bool:
@@ -75,8 +79,11 @@ def noise_scale(schedule: Schedule, t, like=None):
 
 def transition_std(schedule: Schedule, t, s, like=None):
     """sqrt(1 - a_t / a_s), the noise that DDPM's chain adds from s up to t (Eq. 3); the paper's sigma-hat (D.3)."""
-    added = noise_scale(schedule, t, like) ** 2 - noise_scale(schedule, s, like) ** 2  # a_s - a_t, without cancellation
-    return _sqrt(added) / signal_scale(schedule, s, like)
+    signal_t, signal_s = signal_scale(schedule, t, like), signal_scale(schedule, s, like)
+    noise_t, noise_s = noise_scale(schedule, t, like), noise_scale(schedule, s, like)
+    # a_s - a_t, from the smaller pair of scales: near the ends of the schedule the other one is rounded to 1.
+    added = _library(signal_s).where(signal_s < noise_s, signal_s**2 - signal_t**2, noise_t**2 - noise_s**2)
+    return _sqrt(added) / signal_s
 
 
 def step_std(schedule: Schedule, t, s, eta=1.0, like=None):
@@ -119,8 +126,11 @@ def reverse_posterior(schedule: Schedule, x_t, x0, t, s, std) -> Gaussian:
 
     `std` is a number or [B, 1, ...]. Raises ValueError where std is larger than that.
     """
-    if all(map(_is_known, (s, std))) and not np.all(np.abs(std) <= np.max(noise_scale(schedule, s)) * (1 + 1e-6)):
-        raise ValueError(f"std is {std}; it must lie between 0 and sqrt(1 - alpha_bar[s]) = {noise_scale(schedule, s)}")
+    if all(map(_is_known, (s, std))):
+        limit = np.asarray(noise_scale(schedule, s))
+        limit = limit.reshape(limit.shape + (1,) * (np.ndim(std) - limit.ndim))
+        if not np.all((0 <= np.asarray(std)) & (np.asarray(std) <= limit * (1 + 1e-6))):
+            raise ValueError(f"std is {std}; it must lie between 0 and sqrt(1 - alpha_bar[s]) = {limit}")
     eps = predict_eps(schedule, x_t, t, x0)
     mean = signal_scale(schedule, s, x_t) * x0 + direction_scale(schedule, s, std, x_t) * eps
     return Gaussian(mean, std)
@@ -129,13 +139,14 @@ def reverse_posterior(schedule: Schedule, x_t, x0, t, s, std) -> Gaussian:
 def ddim_step(schedule: Schedule, x_t, eps, t, s, eta=0.0, noise=None):
     """One step t -> s of the generative process (Eq. 12): returns (x_s, the predicted x_0), both [B, ...].
 
-    For reading, and for loops of your own; `sampling.sample` runs whole tables of such steps. Raises ValueError where eta
-    calls for `noise` [B, ...] (standard normal) and there is none, or is past its limit (see `step_std`).
+    For reading, and for loops of your own; `sampling.sample` runs whole tables of such steps. Without noise it goes upwards
+    too, s > t, which encodes. Raises ValueError where eta, a number, calls for `noise` [B, ...] (standard normal) and there
+    is none, or is past its limit (see `step_std`).
     """
     if noise is None and not (_is_known(eta) and np.all(np.asarray(eta) == 0)):
         raise ValueError(f"eta is {eta}, so the step is random: pass noise, standard normal and of shape {x_t.shape}")
     x0 = predict_x0(schedule, x_t, t, eps)
-    std = step_std(schedule, t, s, eta, x_t)
+    std = 0.0 if noise is None else step_std(schedule, t, s, eta, x_t)
     x_s = signal_scale(schedule, s, x_t) * x0 + direction_scale(schedule, s, std, x_t) * eps
     return (x_s if noise is None else x_s + std * noise), x0
 

@@ -45,8 +45,12 @@ def _run(predict: Predict, table: StepTable, x: jax.Array, key, record):
             "this table may draw noise and no random key was given: pass key=jax.random.key(seed). A table that is an "
             "argument of compiled code always needs one, and ignores it if its noise weights are 0."
         )
-    if key is not None and not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        raise ValueError(f"the random key is an array of {key.dtype}; make it with jax.random.key, not jax.random.PRNGKey")
+    if key is not None and not jnp.issubdtype(getattr(key, "dtype", None), jax.dtypes.prng_key):
+        raise ValueError(f"the random key is {key!r}; make it with jax.random.key(seed), not jax.random.PRNGKey")
+    if key is not None and key.shape not in ((), (len(x),)):
+        raise ValueError(f"there are random keys of shape {key.shape} for a batch of {len(x)}: give one, or one for each example")
+    x = jnp.asarray(x)
+    x = x.astype(np.promote_types(x.dtype, np.float32))  # the weights would lose too much in less
 
     def step(carry, row):
         x, (x0s, epss) = carry
@@ -84,14 +88,15 @@ def reconstruct(predict: Predict, schedule: Schedule, tau, x0: jax.Array) -> jax
 def slerp(a: jax.Array, b: jax.Array, weight) -> jax.Array:
     """Spherical interpolation between latents (appendix D.5): a [B, ...] at weight 0, b [B, ...] at 1, along an arc.
 
-    The angle is that of each example by itself. `weight` is a number or [B]. Latents of one norm keep it.
+    The angle is that of each example by itself. `weight` is a number or [B]. Latents of one norm keep it. Parallel latents,
+    and opposite ones, between which no arc is shortest, are joined by a line.
     """
     axes = tuple(range(1, a.ndim))
     weight = jnp.reshape(weight, jnp.shape(weight) + (1,) * (a.ndim - jnp.ndim(weight)))
     dot = jnp.sum(a * b, axes, keepdims=True)
     cosine = dot / jnp.sqrt(jnp.sum(a * a, axes, keepdims=True) * jnp.sum(b * b, axes, keepdims=True))
     angle = jnp.arccos(jnp.clip(cosine, -1, 1))
-    small = jnp.sin(angle) < 1e-6  # parallel latents: the arc is a line
+    small = jnp.sin(angle) < 1e-6
     sine = jnp.where(small, 1, jnp.sin(angle))
     arc = (jnp.sin((1 - weight) * angle) * a + jnp.sin(weight * angle) * b) / sine
     return jnp.where(small, (1 - weight) * a + weight * b, arc)
@@ -103,6 +108,6 @@ def interpolate(a: jax.Array, b: jax.Array, num: int) -> jax.Array:
 
 
 def interpolate_grid(corners: jax.Array, num: int) -> jax.Array:
-    """The grid [num, num, ...] between corners [2, 2, ...]: down both sides with one weight, then across (D.5)."""
+    """The grid [num, num, ...] between corners [2 (top, bottom), 2 (left, right), ...]: down both sides, then across (D.5)."""
     left, right = (interpolate(corners[0, side], corners[1, side], num) for side in (0, 1))
     return jax.vmap(lambda l, r: interpolate(l, r, num))(left, right)

@@ -85,18 +85,19 @@ def test_reconstruction_error_falls_as_one_over_s():
 # ---- the scan
 
 
-@pytest.mark.parametrize("shape, eta", [((3,), 0.0), ((3,), 0.7), ((2, 3, 3, 1), 0.7)])
-def test_the_scan_is_a_loop_of_ddim_steps(shape, eta):
-    """Oracle 20. Step i draws its noise from fold_in(key, i)."""
+@pytest.mark.parametrize("shape, eta, keys", [((3,), 0.0, KEY), ((2, 3, 3, 1), 0.7, KEY), ((2, 3), 0.7, jax.random.split(KEY))])
+def test_the_scan_is_a_loop_of_ddim_steps(shape, eta, keys):
+    """Oracle 20. Step i draws its noise from fold_in(key, i): of the batch, or of each example from its own key."""
     tau, x = subsequence(1000, 6, "quadratic"), latents(*shape)
-    path = PATH(ddim(SCHEDULE, tau, eta), x, KEY)
+    noise = np.stack([step_noise(key, 6, shape[1:]) for key in keys], axis=1) if keys.ndim else step_noise(keys, 6, shape)
+    path = PATH(ddim(SCHEDULE, tau, eta), x, keys)
     assert path.x.shape == (7, *shape) and path.x0.shape == (6, *shape)
     np.testing.assert_array_equal(path.x[0], x)
     for i, (t, s) in enumerate(zip(tau[:0:-1], tau[-2::-1])):
-        x, x0 = ddim_step(SCHEDULE, x, EPS(x, t), int(t), int(s), eta, step_noise(KEY, 6, shape)[i] if eta else None)
+        x, x0 = ddim_step(SCHEDULE, x, EPS(x, t), int(t), int(s), eta, noise[i] if eta else None)
         np.testing.assert_allclose(path.x0[i], x0, rtol=1e-10, atol=1e-10)
         np.testing.assert_allclose(path.x[i + 1], x, rtol=1e-10, atol=1e-10)
-    np.testing.assert_allclose(RUN(ddim(SCHEDULE, tau, eta), latents(*shape), KEY), x, rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(RUN(ddim(SCHEDULE, tau, eta), latents(*shape), keys), x, rtol=1e-10, atol=1e-10)
     np.testing.assert_allclose(path.x[-1], path.x0[-1], rtol=1e-10)  # the last step is noise-free: f(x_{tau_1})
 
 
@@ -184,8 +185,28 @@ def test_noise_needs_a_typed_key(run):
         run(PREDICT, ddim(SCHEDULE, tau, 1.0), x)
     with pytest.raises(ValueError, match="argument of compiled code always needs one, and ignores it if its noise weights are 0"):
         jax.jit(lambda table: run(PREDICT, table, x))(ddim(SCHEDULE, tau))
-    with pytest.raises(ValueError, match="array of uint32; make it with jax.random.key, not jax.random.PRNGKey"):
-        run(PREDICT, ddim(SCHEDULE, tau, 1.0), x, jax.random.PRNGKey(0))
+    for key in (jax.random.PRNGKey(0), 0):
+        with pytest.raises(ValueError, match=r"make it with jax.random.key\(seed\), not jax.random.PRNGKey"):
+            run(PREDICT, ddim(SCHEDULE, tau, 1.0), x, key)
+    with pytest.raises(ValueError, match=r"random keys of shape \(1,\) for a batch of 2: give one, or one for each example"):
+        run(PREDICT, ddim(SCHEDULE, tau, 1.0), x, jax.random.split(jax.random.key(0), 1))
+
+
+def test_half_precision_latents_are_sampled_in_single():
+    x = jnp.asarray(latents(2, 3), jnp.bfloat16)
+    table = ddim(SCHEDULE, subsequence(1000, 5, "linspace"))
+    predict = from_eps(SCHEDULE, lambda x, t: 0.5 * x)
+    out = sample(predict, table, x)
+    assert out.dtype == jnp.float32
+    np.testing.assert_array_equal(out, sample(predict, table, x.astype(jnp.float32)))
+
+
+def test_single_steps_upwards_are_the_encoding_table():
+    tau, x = subsequence(1000, 5, "linspace"), jnp.asarray(latents(2, 3))
+    expected = x
+    for t, s in zip(tau[:-1], tau[1:]):
+        expected, _ = ddim_step(SCHEDULE, expected, EPS(expected, np.full(2, t)), t, s)
+    np.testing.assert_allclose(sample(PREDICT, encode(SCHEDULE, tau), x), expected, rtol=1e-10)
 
 
 # ---- between latents

@@ -108,7 +108,8 @@ def test_zero_at_the_end_is_a_schedule():
 @pytest.mark.parametrize(
     "S, spacing, says",
     [
-        (11, "linspace", "cannot choose 11 sampling steps out of 10: give 1 to 10"),
+        (11, "linspace", "cannot choose 11 sampling steps out of 10: give a whole number from 1 to 10"),
+        (2.5, "trailing", "cannot choose 2.5 sampling steps"),
         (0, "linspace", "cannot choose 0 sampling steps"),
         (5, "uniform", "unknown spacing 'uniform'; expected one of linspace, leading, trailing, quadratic"),
     ],

@@ -116,6 +116,17 @@ def test_output_has_the_shape_of_the_input_and_starts_near_zero(shape, patch):
     assert 0 < jnp.abs(out).max() < 1e-3  # DDPM starts the last convolution at a variance of 1e-10
 
 
+def test_the_input_skip_adds_a_multiple_of_the_input_which_starts_at_one():
+    unet, x, step = small(input_skip=True), jax.random.normal(KEY, (2, 4, 4, 1)), jnp.array([0, 999])
+    params = drawn(unet, x, step)
+    network = jax.tree.map(lambda leaf: 1e-4 * leaf, params["params"])  # the rest of it hardly says anything
+    start = {"kernel": jnp.zeros((128, 1)), "bias": jnp.ones(1)}
+    out = compiled(unet)({"params": {**network, "input_skip": start}}, x, step)
+    np.testing.assert_allclose(out, x, atol=1e-3)
+    shapes = jax.eval_shape(unet.init, KEY, x, step)["params"]["input_skip"]
+    assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, start)
+
+
 def test_dropout_acts_in_training_alone_and_time_matters():
     unet, x = small(dropout=0.5), jax.random.normal(KEY, (2, 8, 8, 1))
     step = jnp.array([3, 3])
