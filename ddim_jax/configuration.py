@@ -42,8 +42,10 @@ def image_shape(config: ml_collections.ConfigDict) -> tuple[int, int, int]:
 
 
 def save(config: ml_collections.ConfigDict, path: str | os.PathLike) -> None:
-    """Writes a configuration as JSON."""
-    pathlib.Path(path).write_text(config.to_json(indent=1) + "\n")
+    """Writes a configuration as JSON, whole or not at all."""
+    part = pathlib.Path(f"{path}.part")
+    part.write_text(config.to_json(indent=1) + "\n")
+    part.replace(path)
 
 
 def load(path: str | os.PathLike) -> ml_collections.ConfigDict:

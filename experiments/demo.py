@@ -1,6 +1,6 @@
 """Everything once, on handwritten digits: draws from the weights that ship with the package, then trains anew for a minute.
 
-    python -m experiments.demo --output=runs/demo
+python -m experiments.demo --output=runs/demo
 """
 
 import contextlib
@@ -61,7 +61,8 @@ def draw(report: Report, output: pathlib.Path) -> None:
     with report.part("256 digits in 50 steps", "samples.png", "samples.npz"):
         samples = np.concatenate(list(generator.batches(params, table, SEED, 256, batch_size=64)))
         save("samples.png", samples)
-        images.save_npz(output / "samples.npz", "samples", [samples], samples.shape)
+        with images.npz_writer(output / "samples.npz", "samples", samples.shape) as write:
+            write(samples)
     with report.part("the x_0 predicted on the way", "chain.png"):
         save("chain.png", pictures.chain(generator, params, table, SEED, count=8, stages=10))
     with report.part("between latents", "interpolation.png", "interpolation_grid.png"):

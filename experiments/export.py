@@ -1,6 +1,6 @@
 """Writes the averaged weights of a training run as one safetensors file, bfloat16, with their configuration and SHA-256.
 
-    python -m experiments.export --workdir=runs/digits --output=digits.safetensors
+python -m experiments.export --workdir=runs/digits --output=digits.safetensors
 """
 
 from absl import app, flags, logging

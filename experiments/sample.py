@@ -13,6 +13,7 @@ Modes, each of which writes one thing into --output:
     reconstruct  reconstruction.png: images above, their reconstructions below
 """
 
+import contextlib
 import pathlib
 
 import numpy as np
@@ -36,7 +37,9 @@ _ETA = flags.DEFINE_float("eta", 0.0, "Of ddim: 0 is deterministic, 1 as random 
 _VARIANCE = flags.DEFINE_enum("variance", "small", ("small", "large"), "Of ddpm: its posterior's, or the paper's sigma-hat.")
 _CLIP = flags.DEFINE_bool("clip", False, "Whether to clip each predicted x_0 to [-1, 1].")
 _SEED = flags.DEFINE_integer("seed", 0, "Image i of a seed has the same latent at any setting and batch size.")
-_NUM_IMAGES = flags.DEFINE_integer("num_images", 64, "How many images (for chain, interpolate and reconstruct: rows).", lower_bound=1)
+_NUM_IMAGES = flags.DEFINE_integer(
+    "num_images", 64, "How many images (for chain, interpolate and reconstruct: rows).", lower_bound=1
+)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 256, "How many images are drawn at once.", lower_bound=1)
 _IMAGES = flags.DEFINE_string("images", None, "Folder of images to reconstruct; the default is the data set itself.")
 _SPLIT = flags.DEFINE_string("split", "test", "Without --images: which part of the data set to reconstruct.")
@@ -66,9 +69,32 @@ def to_reconstruct(config, count: int) -> np.ndarray:
     return np.stack([source[i] for i in range(min(count, len(source)))])
 
 
+def draw(generator: Generator, params, table: solvers.StepTable, output: pathlib.Path) -> None:
+    """Draws --num_images once, batch by batch, into all of the files that --modes asks for."""
+    count, done, kept = _NUM_IMAGES.value, 0, []
+    batch_size = min(_BATCH_SIZE.value, count)
+    with contextlib.ExitStack() as open_files:
+        if "npz" in _MODES.value:
+            writer = images.npz_writer(output / "samples.npz", "samples", (count, *generator.image_shape))
+            append = open_files.enter_context(writer)
+        for batch in generator.batches(params, table, _SEED.value, count, batch_size):
+            if "npz" in _MODES.value:
+                append(batch)
+            if "files" in _MODES.value:
+                for i, image in enumerate(batch, start=done):
+                    images.save_png(output / "samples" / f"{i:06d}.png", image)
+            if "grid" in _MODES.value:
+                kept.append(batch)
+            done += len(batch)
+            print(f"\r{done} of {count} images", end="" if done < count else "\n", flush=True)
+    if "grid" in _MODES.value:
+        images.save_png(output / "samples.png", images.grid(np.concatenate(kept)))
+
+
 def main(_):
     logging.set_verbosity(logging.ERROR)  # Orbax tells a great deal
-    unknown = set(_MODES.value) - set(MODES)
+    modes, count = _MODES.value, _NUM_IMAGES.value
+    unknown = set(modes) - set(MODES)
     if unknown:
         raise app.UsageError(f"unknown modes {', '.join(sorted(unknown))}; expected some of {', '.join(MODES)}")
     model = load_model()
@@ -78,37 +104,21 @@ def main(_):
     generator = Generator(model.config, clip=_CLIP.value)
     tau = schedule.subsequence(generator.schedule.num_steps, _STEPS.value, _SPACING.value)
     table = make_table(generator.schedule, tau)
-    run = dict(generator=generator, params=model.params)
-    count, batch_size = _NUM_IMAGES.value, min(_BATCH_SIZE.value, _NUM_IMAGES.value)
 
-    def drawn():
-        done = 0
-        for batch in generator.batches(model.params, table, _SEED.value, count, batch_size):
-            yield batch
-            done += len(batch)
-            print(f"\r{done} of {count} images", end="" if done < count else "\n", flush=True)
+    def save(name, pictures_of):
+        images.save_png(output / name, images.grid(pictures_of))
 
-    for mode in _MODES.value:
-        if mode == "grid":
-            images.save_png(output / "samples.png", images.grid(np.concatenate(list(drawn()))))
-        elif mode == "npz":
-            images.save_npz(output / "samples.npz", "samples", drawn(), (count, *generator.image_shape))
-        elif mode == "files":
-            numbered = (image for batch in drawn() for image in batch)
-            for i, image in enumerate(numbered):
-                images.save_png(output / "samples" / f"{i:06d}.png", image)
-        elif mode == "chain":
-            stages = pictures.chain(**run, table=table, seed=_SEED.value, count=count, stages=10)
-            images.save_png(output / "chain.png", images.grid(stages))
-        elif mode == "interpolate":
-            lines = pictures.interpolation(**run, table=table, seed=_SEED.value, num=11, rows=count)
-            images.save_png(output / "interpolation.png", images.grid(lines))
-            square = pictures.interpolation_grid(**run, table=table, seed=_SEED.value, num=11)
-            images.save_png(output / "interpolation_grid.png", images.grid(square))
-        elif mode == "reconstruct":
-            real = to_reconstruct(model.config, count)
-            images.save_png(output / "reconstruction.png", images.grid(np.stack([real, pictures.reconstruction(**run, tau=tau, images=real)])))
-    print(f"wrote {', '.join(_MODES.value)} into {output}")
+    if {"grid", "files", "npz"} & set(modes):
+        draw(generator, model.params, table, output)
+    if "chain" in modes:
+        save("chain.png", pictures.chain(generator, model.params, table, _SEED.value, count, stages=10))
+    if "interpolate" in modes:
+        save("interpolation.png", pictures.interpolation(generator, model.params, table, _SEED.value, num=11, rows=count))
+        save("interpolation_grid.png", pictures.interpolation_grid(generator, model.params, table, _SEED.value, num=11))
+    if "reconstruct" in modes:
+        real = to_reconstruct(model.config, count)
+        save("reconstruction.png", [real, pictures.reconstruction(generator, model.params, tau, real)])
+    print(f"wrote {', '.join(modes)} into {output}")
 
 
 if __name__ == "__main__":

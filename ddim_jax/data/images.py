@@ -5,7 +5,6 @@ import io
 import os
 import pathlib
 import zipfile
-from typing import Iterable
 
 import jax.numpy as jnp
 import numpy as np
@@ -55,12 +54,12 @@ def save_png(path: str | os.PathLike, image: np.ndarray) -> None:
         Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(part, "PNG")
 
 
-def save_npz(path: str | os.PathLike, name: str, batches: Iterable[np.ndarray], shape: tuple[int, ...]) -> None:
-    """Writes batches of uint8 [b, H, W, C] as one array of this shape [N, H, W, C] in an .npz file, one batch at a time."""
+@contextlib.contextmanager
+def npz_writer(path: str | os.PathLike, name: str, shape: tuple[int, ...]):
+    """Gives a function that appends batches uint8 [b, H, W, C] to the one array, of this shape [N, H, W, C], of an .npz file."""
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
     with whole(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
         with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
             file.write(header.getvalue())
-            for batch in batches:
-                file.write(np.ascontiguousarray(batch, np.uint8).tobytes())
+            yield lambda batch: file.write(np.ascontiguousarray(batch, np.uint8).tobytes())

@@ -7,7 +7,7 @@
     std = eta sqrt((1 - a_s) / (1 - a_t)) sqrt(1 - a_t / a_s)                                                    Eq. 16
 
 with a = alpha_bar, s < t any two steps. Steps `t`, `s` are whole numbers 0..T, as scalars or as [B], one for each example
-of x [B, ...]; those given as Python or NumPy numbers are checked, those of traced code are not.
+of x [B, ...]. Steps, eta and std are checked where their values are known, which inside compiled code they are not.
 """
 
 from typing import Callable, NamedTuple
@@ -97,7 +97,9 @@ def step_std(schedule: Schedule, t, s, eta=1.0, like=None):
         random = np.asarray(s) > 0  # into x_0 itself sigma is 0 at any eta
         limit = np.min(noise_scale(schedule, t) / transition_std(schedule, t, s), where=random, initial=np.inf)
         if not np.all((0 <= np.asarray(eta)) & (np.asarray(eta) <= limit * (1 + 1e-6))):
-            raise ValueError(f"eta is {eta}; for these steps it must lie between 0 and {limit:.4f}, where sigma^2 reaches 1 - alpha_bar[s]")
+            raise ValueError(
+                f"eta is {eta}; for these steps it must lie between 0 and {limit:.4f}, where sigma^2 reaches 1 - alpha_bar[s]"
+            )
     return std
 
 
@@ -162,7 +164,9 @@ def number_from_zero(network) -> Callable:
 def from_eps(schedule: Schedule, eps_fn: EpsFn) -> Predict:
     """A predictor from a function that predicts the noise (Eq. 9). Raises ValueError where x_T holds no signal at all."""
     if schedule.alpha_bar[-1] == 0:
-        raise ValueError("alpha_bar[T] is 0 (zero terminal SNR): from pure noise no x_0 follows, so eps prediction cannot start there")
+        raise ValueError(
+            "alpha_bar[T] is 0 (zero terminal SNR): from pure noise no x_0 follows, so eps prediction cannot start there"
+        )
 
     def predict(x, t):
         eps = eps_fn(x, t)

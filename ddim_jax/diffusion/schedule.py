@@ -26,7 +26,9 @@ def from_alpha_bar(alpha_bar) -> Schedule:
     """A schedule from alpha_bar [T+1] itself. Raises ValueError unless it falls strictly from 1 and stays at or above 0."""
     alpha_bar = np.array(alpha_bar, np.float64)
     if alpha_bar.ndim != 1 or len(alpha_bar) < 2:
-        raise ValueError(f"alpha_bar has shape {alpha_bar.shape}; expected [T+1] with T >= 1, alpha_bar[0] == 1 before the first step")
+        raise ValueError(
+            f"alpha_bar has shape {alpha_bar.shape}; expected [T+1] with T >= 1, alpha_bar[0] == 1 before the first step"
+        )
     if alpha_bar[0] != 1:
         raise ValueError(f"alpha_bar[0] is {alpha_bar[0]}; expected exactly 1 (clean data): put a 1 in front of the T values")
     if not (np.all(np.diff(alpha_bar) < 0) and alpha_bar[-1] >= 0):
@@ -80,7 +82,9 @@ def subsequence(num_steps: int, num_sample_steps: int, spacing: str) -> np.ndarr
     Raises ValueError unless 1 <= S <= T and the spacing is one of these.
     """
     if num_sample_steps not in range(1, num_steps + 1):
-        raise ValueError(f"cannot choose {num_sample_steps} sampling steps out of {num_steps}: give a whole number from 1 to {num_steps}")
+        raise ValueError(
+            f"cannot choose {num_sample_steps} sampling steps out of {num_steps}: give a whole number from 1 to {num_steps}"
+        )
     index = np.arange(num_sample_steps)
     if spacing == "linspace":
         tau = np.round(np.linspace(num_steps, 1, num_sample_steps))[::-1]

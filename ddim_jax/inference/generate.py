@@ -54,7 +54,9 @@ class Generator:
     def _place(self, params, table, x, keys):
         if keys is None:
             if np.any(table.noise != 0):
-                raise ValueError("this table draws noise: give the keys that came with the latents")
+                raise ValueError(
+                    "this table draws noise: give the keys that came with the latents, or a table without noise (eta = 0)"
+                )
             keys = jax.random.split(jax.random.key(0), len(x))  # never used: every noise weight is 0
         even = np.arange(len(x) + -len(x) % self._split.num_devices) % len(x)  # repeats a few until the devices divide them
         x, keys = x[even], keys[even]

@@ -56,9 +56,7 @@ class Checkpoints:
     def save(self, state: TrainState) -> None:
         """Saves the state under its step. It is copied at once, so its buffers may be donated to the next step."""
         arrays = {name: np.array(leaf) for name, leaf in jax.device_get(_flat(state)[0]).items()}
-        args = ocp.args.Composite(
-            state=ocp.args.StandardSave(arrays), checksum=ocp.args.JsonSave({"crc32": _checksum(arrays)})
-        )
+        args = ocp.args.Composite(state=ocp.args.StandardSave(arrays), checksum=ocp.args.JsonSave({"crc32": _checksum(arrays)}))
         self._manager.save(int(state.step), args=args, force=True)
 
     def reached_preemption(self, step: int) -> bool:
@@ -79,7 +77,9 @@ class Checkpoints:
         if fault:
             others = [str(other) for other in self._manager.all_steps() if other != step]
             cure = f"the one before it (there is step {', '.join(others)})" if others else "nothing (there is no other)"
-            raise DamagedCheckpoint(f"the checkpoint {self.directory / str(step)} is damaged: {fault}. Delete that folder to resume from {cure}")
+            raise DamagedCheckpoint(
+                f"the checkpoint {self.directory / str(step)} is damaged: {fault}. Delete that folder to resume from {cure}"
+            )
         return found.state
 
     def restore(self, like: TrainState) -> TrainState:

@@ -126,7 +126,11 @@ def make_step(config: ml_collections.ConfigDict) -> tuple[Callable[[], TrainStat
 
 def first_state(init: Callable[[], TrainState]) -> TrainState:
     """The first state, drawn on the host by code that is not optimised: it runs once, and compiles 4 times faster so."""
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+    try:
+        host = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX_PLATFORMS leaves the host out
+        host = None
+    with jax.default_device(host):
         return jax.jit(init, compiler_options={"xla_backend_optimization_level": 0})()
 
 

@@ -67,16 +67,15 @@ def test_png_files_hold_the_same_pixels(tmp_path, channels):
 
 def test_npz_files_join_their_batches(tmp_path):
     whole = np.random.default_rng(0).integers(0, 256, (7, 4, 4, 3), np.uint8)
-    images.save_npz(tmp_path / "out" / "samples.npz", "samples", (whole[:4], whole[4:]), whole.shape)
+    with images.npz_writer(tmp_path / "out" / "samples.npz", "samples", whole.shape) as append:
+        append(whole[:4])
+        append(whole[4:])
     np.testing.assert_array_equal(np.load(tmp_path / "out" / "samples.npz")["samples"], whole)
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["samples.npz"]
 
 
 def test_npz_that_breaks_off_is_no_file(tmp_path):
-    def batches():
-        yield np.zeros((2, 1, 1, 1), np.uint8)
+    with pytest.raises(RuntimeError), images.npz_writer(tmp_path / "samples.npz", "samples", (4, 1, 1, 1)) as append:
+        append(np.zeros((2, 1, 1, 1), np.uint8))
         raise RuntimeError("the device went away")
-
-    with pytest.raises(RuntimeError):
-        images.save_npz(tmp_path / "samples.npz", "samples", batches(), (4, 1, 1, 1))
     assert not list(tmp_path.iterdir())

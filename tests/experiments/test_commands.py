@@ -19,7 +19,11 @@ ROOT = pathlib.Path(__file__).parents[2]
 def command(name, *arguments):
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     return subprocess.run(
-        [sys.executable, "-m", f"experiments.{name}", *map(str, arguments)], cwd=ROOT, env=environment, capture_output=True, text=True
+        [sys.executable, "-m", f"experiments.{name}", *map(str, arguments)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
 
 
@@ -95,6 +99,8 @@ def test_train_export_and_sample_follow_each_other(tmp_path):
     assert command("train", "--config=tests/tiny.py", f"--workdir={run}").returncode == 0
     assert command("export", f"--workdir={run}", f"--output={tmp_path}/tiny.safetensors").returncode == 0
     for source in (f"--workdir={run}", f"--weights={tmp_path}/tiny.safetensors"):
-        done = command("sample", source, f"--output={tmp_path}/out", "--num_images=2", "--steps=2", "--solver=ddpm", "--variance=large")
+        done = command(
+            "sample", source, f"--output={tmp_path}/out", "--num_images=2", "--steps=2", "--solver=ddpm", "--variance=large"
+        )
         assert done.returncode == 0, done.stderr
     assert command("train", "--config=tests/tiny.py", f"--workdir={run}", "--config.training.seed=1").returncode != 0

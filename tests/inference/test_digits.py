@@ -76,7 +76,9 @@ def test_samples_look_like_digits(classify, model, generator, record_property):
     sure_real, sure_samples = (np.mean(p.max(1) >= 0.8) for p in (on_real, on_samples))
     counts = np.bincount(on_samples.argmax(1), minlength=10)
     brightness = samples.mean() / sources.mnist_5k("train").mean()
-    print(f"\naccuracy on held-out digits {accuracy:.3f}; at least 0.8 sure of {sure_real:.3f} of them, of {sure_samples:.3f} of samples")
+    print(
+        f"\naccuracy on held-out digits {accuracy:.3f}; at least 0.8 sure of {sure_real:.3f} of them, of {sure_samples:.3f} of samples"
+    )
     print(f"digits 0-9 among the samples: {counts.tolist()}; brightness {brightness:.3f} of the real")
     assert sure_samples >= sure_real - 0.10
     assert counts.min() > 0

@@ -54,7 +54,8 @@ def test_it_is_the_sampler_of_the_core_around_the_network(generator):
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_an_image_is_the_same_in_batches_of_any_size(generator, eta):
     whole, parts = (
-        np.concatenate(list(generator.batches(PARAMS, table(generator, eta), seed=1, count=7, batch_size=size))) for size in (7, 3)
+        np.concatenate(list(generator.batches(PARAMS, table(generator, eta), seed=1, count=7, batch_size=size)))
+        for size in (7, 3)
     )
     assert whole.shape == (7, 28, 28, 1) and whole.dtype == np.uint8
     assert np.abs(whole.astype(int) - parts).max() <= 1  # rounding may fall to either side
@@ -171,6 +172,8 @@ g = Generator(t.CONFIG)
 np.save(sys.argv[1], np.concatenate(list(g.batches(t.PARAMS, t.table(g, 1.0), seed=1, count=7, batch_size=7))))
 """
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8"}
-    subprocess.run([sys.executable, "-c", script, str(tmp_path / "eight.npy")], cwd=ROOT, env=environment, check=True, timeout=300)
+    subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "eight.npy")], cwd=ROOT, env=environment, check=True, timeout=300
+    )
     one = np.concatenate(list(generator.batches(PARAMS, table(generator, 1.0), seed=1, count=7, batch_size=7)))
     assert np.abs(np.load(tmp_path / "eight.npy").astype(int) - one).max() <= 1

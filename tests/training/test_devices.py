@@ -92,7 +92,9 @@ def test_two_processes_train_and_resume_as_one_does(tmp_path):
 
     succeed(*together(2))
     succeed(*together(4))
-    succeed(python("-m", "experiments.train", "--config=tests/tiny.py", f"--workdir={tmp_path}/one", "--config.model.dropout=0.0"))
+    succeed(
+        python("-m", "experiments.train", "--config=tests/tiny.py", f"--workdir={tmp_path}/one", "--config.model.dropout=0.0")
+    )
     two, one = ([json.loads(line) for line in (tmp_path / name / "metrics.jsonl").open()] for name in ("two", "one"))
     assert [record["step"] for record in two] == [2, 4]
     # The rate is 0 in the first step, so both gradients of the first two are of the same parameters: rounding alone.
