@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ddim_jax.diffusion.process import direction_scale, noise_scale, signal_scale, step_std, transition_std
+from ddim_jax.diffusion.process import direction_scale, signal_scale, step_std, transition_std
 from ddim_jax.diffusion.schedule import Schedule
 
 

@@ -1,9 +1,9 @@
 """Batched, sharded generation, the pictures made with it, and weights on disk."""
 
 import os
+import pathlib
 import subprocess
 import sys
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ import safetensors.flax
 
 from ddim_jax import configuration
 from ddim_jax.data.images import to_float, to_uint8
-from ddim_jax.diffusion import process, sampling, schedule, solvers
+from ddim_jax.diffusion import process, schedule, solvers
 from ddim_jax.inference import pictures, weights
 from ddim_jax.inference.generate import Generator
 from tests import tiny

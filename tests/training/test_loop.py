@@ -1,6 +1,5 @@
 """Whole runs of the loop on a tiny network."""
 
-import itertools
 import json
 import os
 import pathlib
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 
 from ddim_jax import configuration
-from ddim_jax.data import images, sources
+from ddim_jax.data import sources
 from ddim_jax.training.checkpoints import Checkpoints, DamagedCheckpoint
 from ddim_jax.training.checks import DivergedError
 from ddim_jax.training.loop import train
