@@ -47,7 +47,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike, draw: C
         if leader:
             configuration.save(config, workdir / "config.json")
         start = int(state.step)
-        state = jax.tree.map(np.asarray, state)  # on the host, so that donating it takes nothing else along
+        state = on_every_device(state)
         dataset = on_every_device(data) if isinstance(data, np.ndarray) else None
         compiled = jax.pmap(
             functools.partial(train_steps, step_fn=step_fn),
@@ -148,9 +148,10 @@ def feed(data, run: ml_collections.ConfigDict, start: int) -> Iterator[np.ndarra
         yield stacked.reshape(len(call), devices, -1, *stacked.shape[2:]).swapaxes(0, 1)
 
 
-def on_every_device(data: np.ndarray) -> jax.Array:
-    """A copy of the data in the memory of each local device."""
-    return jax.device_put(data, NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec()))
+def on_every_device(tree):
+    """A copy of each array on all devices, laid out as the mapped step returns its state: so it is compiled once, not twice."""
+    everywhere = NamedSharding(Mesh(np.array(jax.devices()), (AXIS,)), PartitionSpec())
+    return jax.tree.map(lambda array: jax.make_array_from_process_local_data(everywhere, np.array(array)), tree)
 
 
 class Interruption:

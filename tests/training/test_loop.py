@@ -57,6 +57,13 @@ def test_what_a_run_leaves_behind(whole):
         assert_same(checkpoints.restore(state), state)
 
 
+def test_the_step_is_compiled_once(tmp_path, caplog):
+    with jax.log_compiles():
+        train(config(sample_every=100), tmp_path, blank)
+    names = [record.getMessage().split(" with ")[0] for record in caplog.records if "Compiling" in record.getMessage()]
+    assert len(names) == 2, names  # the first state, and the step: not again for the state that it returned
+
+
 def test_a_stopped_run_goes_on_to_the_same_bits(whole, tmp_path):
     train(config(steps=4), tmp_path, blank)
     assert_same(train(config(), tmp_path, blank), whole[1])
