@@ -4,7 +4,7 @@ Source:   DDIM Table 1; DDPM appendix B. 35,746,307 parameters.
 Data:     python -m experiments.prepare --name=cifar10   (once; needs the extra ddim_jax[prepare])
 Command:  python -m experiments.train --config=configs/cifar10.py --workdir=runs/cifar10
 Sample:   python -m experiments.sample --workdir=runs/cifar10 --steps=50 --spacing=quadratic --num_images=50000 --modes=npz
-Cost:     800,000 steps of 128 images; 12.1 GFLOP an image forward, so 3.7e18 FLOP in all.
+Cost:     800,000 steps of 128 images, at 3 x 11.7 GFLOP an image: 3.6e18 FLOP.
 Expect:   FID 13.36 / 6.84 / 4.67 / 4.16 at S = 10 / 20 / 50 / 100 and eta = 0 (the paper's; not yet reproduced here).
 """
 

@@ -1,6 +1,6 @@
 """Everything once, on handwritten digits: draws from the weights that ship with the package, then trains anew for a minute.
 
-python -m experiments.demo --output=runs/demo
+    python -m experiments.demo --output=runs/demo
 """
 
 import contextlib
@@ -18,7 +18,6 @@ from ddim_jax.diffusion import schedule, solvers
 from ddim_jax.inference import pictures, weights
 from ddim_jax.inference.generate import Generator
 from ddim_jax.training.loop import train
-from experiments.train import sample_grid
 
 _OUTPUT = flags.DEFINE_string("output", "runs/demo", "Folder to write to.")
 _TRAIN_STEPS = flags.DEFINE_integer("train_steps", 80, "How long to train anew; a multiple of 40.")
@@ -92,12 +91,12 @@ def train_anew(report: Report, output: pathlib.Path, steps: int) -> None:
     config.sampling.update(steps=20, count=16)
     workdir = output / "training"
     shutil.rmtree(workdir, ignore_errors=True)
-    grid = sample_grid(config)
+    draw = pictures.training_grid(config)
     with report.part(f"training anew, steps 1 to {steps // 2}", "training/"):
-        train(config, workdir, grid)
+        train(config, workdir, draw)
     config.training.steps = steps
     with report.part(f"resumed from the checkpoint, to step {steps}", f"training/samples/step_{steps:07d}.png"):
-        train(config, workdir, grid)
+        train(config, workdir, draw)
 
 
 def main(_):

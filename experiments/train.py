@@ -6,14 +6,10 @@ On a pod, run the same line on every host with --multihost, and a --workdir that
 """
 
 import jax
-import numpy as np
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from ddim_jax.data import images
-from ddim_jax.diffusion import solvers
-from ddim_jax.diffusion.schedule import subsequence
-from ddim_jax.inference.generate import Generator
+from ddim_jax.inference.pictures import training_grid
 from ddim_jax.training.loop import train
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The configuration to train.", lock_config=True)
@@ -21,25 +17,12 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: its log, pic
 _MULTIHOST = flags.DEFINE_bool("multihost", False, "Whether this is one of several processes that train together.")
 
 
-def sample_grid(config):
-    """params -> a grid of the images that config.sampling asks for, always from the same latents: uint8 [H, W, C]."""
-    generator, how = Generator(config), config.sampling
-    tau = subsequence(generator.schedule.num_steps, how.steps, how.spacing)
-    table = solvers.ddim(generator.schedule, tau, how.eta)
-
-    def draw(params):
-        drawn = generator.batches(params, table, config.training.seed, how.count, batch_size=how.count)
-        return images.grid(np.concatenate(list(drawn)))
-
-    return draw
-
-
 def main(_):
     logging.set_verbosity(logging.ERROR)  # Orbax tells a great deal
     if _MULTIHOST.value:
         jax.distributed.initialize()
     config = _CONFIG.value
-    state = train(config, _WORKDIR.value, sample_grid(config))
+    state = train(config, _WORKDIR.value, training_grid(config))
     print(f"{_WORKDIR.value}: {state.step} of {config.training.steps} steps; the same command goes on from there.")
 
 

@@ -1,14 +1,27 @@
-"""Pictures of what a trained network does, each an array of images uint8 [..., H, W, C] ready for `data.images.grid`."""
+"""Pictures of what a trained network does: arrays of images uint8 [..., H, W, C], ready for `data.images.grid`."""
 
-from typing import Any
+from typing import Any, Callable
 
 import jax
+import ml_collections
 import numpy as np
 
-from ddim_jax.data.images import to_float, to_uint8
+from ddim_jax.data.images import grid, to_float, to_uint8
 from ddim_jax.diffusion import sampling, solvers
+from ddim_jax.diffusion.schedule import subsequence
 from ddim_jax.diffusion.solvers import StepTable
 from ddim_jax.inference.generate import Generator
+
+
+def training_grid(config: ml_collections.ConfigDict) -> Callable[[Any], np.ndarray]:
+    """A function of parameters that draws what config.sampling asks for, always from the same latents: a grid [H', W', C]."""
+    generator, how = Generator(config), config.sampling
+    table = solvers.ddim(generator.schedule, subsequence(generator.schedule.num_steps, how.steps, how.spacing), how.eta)
+
+    def draw(params):
+        return grid(np.concatenate(list(generator.batches(params, table, config.training.seed, how.count, how.count))))
+
+    return draw
 
 
 def chain(generator: Generator, params: Any, table: StepTable, seed: int, count: int, stages: int) -> np.ndarray:
