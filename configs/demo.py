@@ -18,4 +18,5 @@ def get_config():
     config.model.update(patch_size=2, input_skip=True)
     config.training.update(steps=6000, batch_size=64, learning_rate=8e-4, warmup_steps=300, ema_decay=0.999)
     config.training.update(steps_per_call=1, log_every=20, sample_every=1000, checkpoint_every=500)
+    config.sampling.update(spacing="trailing")
     return config

@@ -22,7 +22,7 @@ from ddim_jax.training.loop import train
 _OUTPUT = flags.DEFINE_string("output", "runs/demo", "Folder to write to.")
 _TRAIN_STEPS = flags.DEFINE_integer("train_steps", 80, "How long to train anew; a multiple of 40.")
 
-SEED, STEPS, SPACING = 0, 50, "quadratic"
+SEED, STEPS, SPACING = 0, 50, "trailing"
 
 
 class Report:
