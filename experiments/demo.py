@@ -1,6 +1,6 @@
 """Everything once, on handwritten digits: draws from the weights that ship with the package, then trains anew for a minute.
 
-    python -m experiments.demo --output=runs/demo
+python -m experiments.demo --output=runs/demo
 """
 
 import contextlib
@@ -87,7 +87,7 @@ def draw(report: Report, output: pathlib.Path) -> None:
 def train_anew(report: Report, output: pathlib.Path, steps: int) -> None:
     """The same configuration from scratch: half of the steps, a stop, and the other half from the checkpoint."""
     config = demo.get_config()
-    config.training.update(steps=steps // 2, log_every=10, sample_every=steps, checkpoint_every=steps // 2)
+    config.training.update(steps=steps // 2, log_every=20, sample_every=steps, checkpoint_every=steps // 2)
     config.sampling.update(steps=20, count=16)
     workdir = output / "training"
     shutil.rmtree(workdir, ignore_errors=True)

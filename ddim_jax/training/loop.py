@@ -34,6 +34,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike, draw: C
     """
     workdir, run = pathlib.Path(workdir), config.training
     checks.check(config)
+    # XLA for CPUs runs the gradients of convolutions 20 times slower in a loop than outside, so there each step is a call.
+    steps_per_call = 1 if jax.default_backend() == "cpu" else run.steps_per_call
     init, step_fn = make_step(config)
     data = sources.load(config.data)
     leader = jax.process_index() == 0
@@ -56,10 +58,10 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike, draw: C
             out_axes=None,
             donate_argnums=0,
         )
-        calls = feed(data, run, start)
+        calls = feed(data, run, start, steps_per_call)
         with Log(workdir, start, run.steps, run.batch_size, leader) as log, Interruption() as interruption:
             batch = next(calls, None)
-            for step in range(start + run.steps_per_call, run.steps + 1, run.steps_per_call):
+            for step in range(start + steps_per_call, run.steps + 1, steps_per_call):
                 state, metrics = compiled(state, dataset, batch)
                 batch = next(calls, None)  # the next batches are made while the devices work
                 metrics = jax.device_get(metrics)
@@ -89,13 +91,9 @@ def train_steps(state: TrainState, dataset, batch, *, step_fn: Callable):
     def one(state, entry):
         return step_fn(state, images.to_float(entry if dataset is None else dataset[entry]))
 
-    if jax.default_backend() == "cpu":
-        # XLA for CPUs runs the gradients of convolutions 20 times slower inside a loop than outside: write the steps out.
-        each = []
-        for i in range(len(batch)):
-            state, metrics = one(state, batch[i])
-            each.append(metrics)
-        return state, jax.tree.map(lambda *values: jnp.stack(values), *each)
+    if len(batch) == 1:
+        state, metrics = one(state, batch[0])
+        return state, jax.tree.map(lambda value: value[None], metrics)
     return jax.lax.scan(one, state, batch)
 
 
@@ -134,7 +132,7 @@ def first_state(init: Callable[[], TrainState]) -> TrainState:
         return jax.jit(init, compiler_options={"xla_backend_optimization_level": 0})()
 
 
-def feed(data, run: ml_collections.ConfigDict, start: int) -> Iterator[np.ndarray]:
+def feed(data, run: ml_collections.ConfigDict, start: int, steps_per_call: int) -> Iterator[np.ndarray]:
     """What each compiled call trains on, from step `start`: [devices, K, B / devices] indices, or [..., H, W, C] images."""
     process, processes = jax.process_index(), jax.process_count()
     if isinstance(data, np.ndarray):
@@ -142,7 +140,7 @@ def feed(data, run: ml_collections.ConfigDict, start: int) -> Iterator[np.ndarra
         steps = (np.split(indices, processes)[process] for indices in whole)
     else:
         steps = batches.stream(data, run.batch_size, run.seed, start, run.steps, shard=(process, processes))
-    while call := list(itertools.islice(steps, run.steps_per_call)):
+    while call := list(itertools.islice(steps, steps_per_call)):
         stacked = np.stack(call)
         devices = jax.local_device_count()
         yield stacked.reshape(len(call), devices, -1, *stacked.shape[2:]).swapaxes(0, 1)

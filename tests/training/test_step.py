@@ -8,7 +8,9 @@ import numpy as np
 import optax
 import pytest
 
+from ddim_jax.data.images import to_float
 from ddim_jax.diffusion import schedule as schedules
+from ddim_jax.training.loop import train_steps
 from ddim_jax.training.step import init_state, make_optimizer, train_step
 
 SCHEDULE = schedules.linear()
@@ -119,6 +121,21 @@ def test_the_gradient_is_that_of_the_loss_written_out():
     np.testing.assert_allclose(after.params["shift"], -2 * np.mean(error), rtol=1e-3, atol=1e-5)
     assert abs(np.std(eps) - 1) < 4 / np.sqrt(2 * eps.size)  # standard normal, within four standard errors
     assert seen["t"].min() >= 1 and seen["t"].max() <= 1000
+
+
+def test_several_steps_in_one_call_are_single_steps_in_a_row():
+    """Images are found by their index in the data set on the device, or are given themselves."""
+    dataset = np.random.default_rng(0).integers(0, 256, (10, 4, 4, 1), np.uint8)
+    indices = np.array([[3, 1, 4], [1, 5, 9]])
+    state, step = make()
+    expected, losses = state, []
+    for chosen in indices:
+        expected, metrics = step(expected, to_float(dataset[chosen]))
+        losses.append(metrics["loss"])
+    several = jax.jit(functools.partial(train_steps, step_fn=step))
+    for end, metrics in (several(state, dataset, indices), several(state, None, dataset[indices])):
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), end, expected)
+        np.testing.assert_allclose(metrics["loss"], losses, rtol=1e-5)
 
 
 @pytest.mark.parametrize("flip", [False, True])
