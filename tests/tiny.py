@@ -1,4 +1,4 @@
-"""A configuration that trains in seconds: 64 noise images of 8x8 in memory, or digits, and the smallest U-Net there is.
+"""A configuration that trains in seconds: digits in patches of 4x4, and the smallest U-Net there is.
 
 Also a config file: --config=tests/tiny.py
 """

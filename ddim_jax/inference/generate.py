@@ -60,7 +60,6 @@ class Generator:
             keys = jax.random.split(jax.random.key(0), len(x))  # never used: every noise weight is 0
         even = np.arange(len(x) + -len(x) % self._split.num_devices) % len(x)  # repeats a few until the devices divide them
         x, keys = x[even], keys[even]
-        table = table._replace(**{column: getattr(table, column).astype(np.float32) for column in ("x0", "eps", "noise")})
         return (*jax.device_put((params, table), self._everywhere), *jax.device_put((x, keys), self._split))
 
     def batches(self, params: Any, table: StepTable, seed: int, count: int, batch_size: int) -> Iterator[np.ndarray]:

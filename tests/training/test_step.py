@@ -76,11 +76,10 @@ def test_a_step_is_a_function_of_state_and_batch():
     state, step = make()
     first, second = step(state, BATCH), step(state, BATCH)
     jax.tree.map(np.testing.assert_array_equal, first, second)
-    other, _ = make()[1](state._replace(seed=jnp.int32(4)), BATCH)
-    assert other.opt_state != first[0].opt_state
-    assert not np.array_equal(other.params["time"], first[0].params["time"]) or not np.array_equal(
-        jax.tree.leaves(other.opt_state)[1], jax.tree.leaves(first[0].opt_state)[1]
-    )
+    other, other_metrics = step(state._replace(seed=jnp.int32(4)), BATCH)
+    assert other_metrics["loss"] != first[1]["loss"]  # another seed draws other steps and noise
+    moments, other_moments = (jax.tree.leaves(end.opt_state) for end in (first[0], other))
+    assert any(not np.array_equal(a, b) for a, b in zip(moments, other_moments))
 
 
 def test_flipping_mirrors_about_half_of_the_images_from_left_to_right():
