@@ -34,10 +34,21 @@ def get_config() -> ml_collections.ConfigDict:
             dropout=0.1,
             patch_size=1,
             input_skip=False,
+            num_classes=0,  # of a network that is told the class of each image; 0: it is not
             dtype="bfloat16",
         )
     )
-    config.diffusion = ml_collections.ConfigDict(dict(schedule="linear", num_steps=1000, beta_start=1e-4, beta_end=2e-2))
+    config.diffusion = ml_collections.ConfigDict(
+        dict(
+            schedule="linear",
+            num_steps=1000,
+            beta_start=1e-4,
+            beta_end=2e-2,
+            zero_terminal_snr=False,  # moved to end in pure noise; for prediction = "x0" or "v"
+            prediction="eps",  # what the network predicts: "eps", "x0" or "v"
+            categories=0,  # K: values in K bins and the discrete noise of appendix A, for prediction = "x0"; 0: Gaussian noise
+        )
+    )
     config.training = ml_collections.ConfigDict(
         dict(
             seed=0,
@@ -47,11 +58,16 @@ def get_config() -> ml_collections.ConfigDict:
             warmup_steps=5000,
             grad_clip=1.0,
             ema_decay=0.9999,
+            min_snr_gamma=0.0,  # above 0: Min-SNR weights (arXiv 2303.09556)
+            label_dropout=0.1,  # how often the class is withheld, for guidance; where model.num_classes > 0
+            initial_weights=ml_collections.config_dict.placeholder(str),  # a weights file or a run's folder; else random ones
             steps_per_call=20,
             log_every=100,
             sample_every=5000,
             checkpoint_every=5000,
         )
     )
-    config.sampling = ml_collections.ConfigDict(dict(steps=50, spacing="quadratic", eta=0.0, count=64))  # of training's grids
+    config.sampling = ml_collections.ConfigDict(  # of the grids of training, and the defaults of experiments.sample
+        dict(steps=50, spacing="quadratic", eta=0.0, clip=False, count=64)
+    )
     return config

@@ -1,8 +1,10 @@
 """Samples from a trained network, encodes images with it, or interpolates between its latents.
 
     python -m experiments.sample --workdir=runs/cifar10 --num_images=50000 --modes=npz --output=samples/
-    python -m experiments.sample --weights=FILE.safetensors --steps=20 --eta=0.5 --modes=grid,chain
+    python -m experiments.sample --checkpoint=FILE.safetensors --steps=20 --solver=dpmpp_2m --spacing=logsnr --output=samples/
+    python -m experiments.sample --workdir=runs/digits --label=3,4 --guidance=2
     python -m experiments.sample --workdir=runs/cifar10 --modes=reconstruct --images=FOLDER
+    python -m experiments.sample --workdir=runs/cifar10 --modes=inpaint --images=FOLDER --mask=MASK.png --repeats=5 --eta=1
 
 Modes, each of which writes one thing into --output:
     grid         samples.png
@@ -11,55 +13,109 @@ Modes, each of which writes one thing into --output:
     chain        chain.png: the predicted x_0 on the way, an image a row
     interpolate  interpolation.png, a line a row, and interpolation_grid.png, a square between four images
     reconstruct  reconstruction.png: images above, their reconstructions below
+    inpaint      inpainting.png: images, what is kept of them, and what was painted in, an image a column
 """
 
 import contextlib
+import importlib
 import pathlib
 
 import numpy as np
 from absl import app, flags, logging
 
 from ddim_jax.data import images, sources
-from ddim_jax.diffusion import schedule, solvers
+from ddim_jax.diffusion import discrete, schedule, solvers
 from ddim_jax.inference import pictures, weights
-from ddim_jax.inference.generate import Generator
+from ddim_jax.inference.generate import CategoricalGenerator, Generator
+from ddim_jax.inference.guided import guided
 
-MODES = ("grid", "files", "npz", "chain", "interpolate", "reconstruct")
+DRAWN = ("grid", "files", "npz")
+MODES = (*DRAWN, "chain", "interpolate", "reconstruct", "inpaint")
+SOLVERS = ("ddim", "ddpm", "dpmpp_2m", "plms", "unipc")
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run, whose newest averaged weights are used.")
-_WEIGHTS = flags.DEFINE_string("weights", None, "A safetensors file of weights, in place of --workdir.")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A file or folder of weights, ours or published, in place of --workdir.")
 _OUTPUT = flags.DEFINE_string("output", None, "Where to write; the default is the folder samples/ of --workdir.")
 _MODES = flags.DEFINE_list("modes", ["grid"], f"What to make, of {', '.join(MODES)}.")
-_STEPS = flags.DEFINE_integer("steps", 50, "S, the number of sampling steps.", lower_bound=1)
-_SPACING = flags.DEFINE_enum("spacing", "quadratic", schedule.SPACINGS, "How the steps are spread over the schedule.")
-_SOLVER = flags.DEFINE_enum("solver", "ddim", ("ddim", "ddpm"), "The sampler.")
-_ETA = flags.DEFINE_float("eta", 0.0, "Of ddim: 0 is deterministic, 1 as random as DDPM.")
+_STEPS = flags.DEFINE_integer("steps", None, "S, the number of sampling steps. Default: the model's own.", lower_bound=1)
+_SPACING = flags.DEFINE_enum(
+    "spacing", None, (*schedule.SPACINGS, "logsnr"), "How the steps are spread over the schedule. Default: the model's own."
+)
+_SOLVER = flags.DEFINE_enum("solver", "ddim", SOLVERS, "The sampler.")
+_ETA = flags.DEFINE_float("eta", None, "Of ddim: 0 is deterministic, 1 as random as DDPM. Default: the model's own.")
+_ORDER = flags.DEFINE_integer("order", None, "Of plms (1 to 4; default 4) and unipc (1 to 3; default 2).")
 _VARIANCE = flags.DEFINE_enum("variance", "small", ("small", "large"), "Of ddpm: its posterior's, or the paper's sigma-hat.")
-_CLIP = flags.DEFINE_bool("clip", False, "Whether to clip each predicted x_0 to [-1, 1].")
+_CLIP = flags.DEFINE_bool("clip", None, "Whether to clip each predicted x_0 to [-1, 1]. Default: the model's own.")
+_THRESHOLD = flags.DEFINE_float("threshold", None, "Dynamic thresholding of x_0 at this percentile, such as 99.5.")
+_LABEL = flags.DEFINE_list("label", None, "Classes to draw, in turn. Default: all, where the network knows classes.")
+_GUIDANCE = flags.DEFINE_float("guidance", 1.0, "Classifier-free guidance: 1 is the plain conditional network.")
+_CLASSIFIER = flags.DEFINE_string("classifier", None, "MODULE:FUNCTION, log p(label | x_t) from (x_t, t, label), to guide with.")
+_CLASSIFIER_WEIGHT = flags.DEFINE_float("classifier_weight", 1.0, "How much its gradient counts.")
+_MASK = flags.DEFINE_string("mask", None, "Of inpaint: a picture of the images' size, white where they are kept.")
+_REPEATS = flags.DEFINE_integer("repeats", 1, "Of inpaint: how often each step is taken (RePaint), with ddim.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Image i of a seed has the same latent at any setting and batch size.")
 _NUM_IMAGES = flags.DEFINE_integer(
-    "num_images", 64, "How many images (for chain, interpolate and reconstruct: rows).", lower_bound=1
+    "num_images", 64, "How many images (for chain, interpolate, reconstruct, inpaint: rows or columns).", lower_bound=1
 )
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 256, "How many images are drawn at once.", lower_bound=1)
-_IMAGES = flags.DEFINE_string("images", None, "Folder of images to reconstruct; the default is the data set itself.")
-_SPLIT = flags.DEFINE_string("split", "test", "Without --images: which part of the data set to reconstruct.")
+_IMAGES = flags.DEFINE_string("images", None, "Folder of images to reconstruct or inpaint. Default: the data set itself.")
+_SPLIT = flags.DEFINE_string("split", "test", "Without --images: which part of the data set that is.")
 
 
 def load_model() -> weights.Model:
-    """The weights that the flags name."""
-    if (_WORKDIR.value is None) == (_WEIGHTS.value is None):
-        raise app.UsageError("give either --workdir, the folder of a training run, or --weights, a safetensors file")
-    return weights.from_workdir(_WORKDIR.value) if _WORKDIR.value else weights.load(_WEIGHTS.value)
+    """The weights that the flags name, with the flags' defaults taken from its configuration."""
+    if (_WORKDIR.value is None) == (_CHECKPOINT.value is None):
+        raise app.UsageError("give either --workdir, the folder of a training run, or --checkpoint, a file or folder of weights")
+    model = weights.read(_WORKDIR.value or _CHECKPOINT.value)
+    for flag in (_STEPS, _SPACING, _ETA, _CLIP):
+        if flag.value is None:
+            setattr(flags.FLAGS, flag.name, model.config.sampling[flag.name])
+    return model
 
 
-def make_table(noise_schedule: schedule.Schedule, tau: np.ndarray) -> solvers.StepTable:
+def make_table(noise_schedule: schedule.Schedule, tau: np.ndarray):
     """The step table that the flags ask for."""
+    order = {} if _ORDER.value is None else {"order": _ORDER.value}
     if _SOLVER.value == "ddpm":
         return solvers.ddpm(noise_schedule, tau, _VARIANCE.value)
+    if _SOLVER.value == "dpmpp_2m":
+        return solvers.dpmpp_2m(noise_schedule, tau)
+    if _SOLVER.value == "plms":
+        return solvers.plms(noise_schedule, tau, **order)
+    if _SOLVER.value == "unipc":
+        return solvers.unipc(noise_schedule, tau, **order)
     return solvers.ddim(noise_schedule, tau, _ETA.value)
 
 
-def to_reconstruct(config, count: int) -> np.ndarray:
+def make_generator(config) -> Generator:
+    """The generator with the guidance and limits that the flags ask for."""
+    if config.diffusion.categories:
+        return CategoricalGenerator(config)
+    if (_LABEL.value or _GUIDANCE.value != 1) and not config.model.num_classes:
+        raise app.UsageError("--label and --guidance need a network that was trained on classes (config.model.num_classes)")
+    log_prob = None
+    if _CLASSIFIER.value:
+        module, _, function = _CLASSIFIER.value.partition(":")
+        log_prob = getattr(importlib.import_module(module), function)
+    limits = dict(clip=_CLIP.value, percentile=_THRESHOLD.value)
+    classifier = dict(log_prob=log_prob, log_prob_weight=_CLASSIFIER_WEIGHT.value)
+    return Generator(config, guided(Generator(config).schedule, weight=_GUIDANCE.value, **classifier, **limits))
+
+
+def make_labels(config, count: int) -> dict:
+    """{"label": [count]} of --label, or of all classes in turn; {} where neither network nor classifier knows classes."""
+    if _LABEL.value:
+        classes = np.array(_LABEL.value, int)
+    elif config.model.num_classes:
+        classes = np.arange(config.model.num_classes)
+    else:
+        return {}
+    if classes.min() < 0 or (config.model.num_classes and classes.max() >= config.model.num_classes):
+        raise app.UsageError(f"--label is {','.join(_LABEL.value)}; the classes are 0 to {config.model.num_classes - 1}")
+    return {"label": np.resize(classes, count).astype(np.int32)}
+
+
+def real_images(config, count: int) -> np.ndarray:
     """The first `count` images of --images, or of the part of the configured data set that --split names."""
     data = config.data.copy_and_resolve_references()
     data.update(split=_SPLIT.value, memory_limit_mb=0)
@@ -69,7 +125,7 @@ def to_reconstruct(config, count: int) -> np.ndarray:
     return np.stack([source[i] for i in range(min(count, len(source)))])
 
 
-def draw(generator: Generator, params, table: solvers.StepTable, output: pathlib.Path) -> None:
+def draw(generator: Generator, params, table, given: dict, output: pathlib.Path) -> None:
     """Draws --num_images once, batch by batch, into all of the files that --modes asks for."""
     count, done, kept = _NUM_IMAGES.value, 0, []
     batch_size = min(_BATCH_SIZE.value, count)
@@ -77,7 +133,7 @@ def draw(generator: Generator, params, table: solvers.StepTable, output: pathlib
         if "npz" in _MODES.value:
             writer = images.npz_writer(output / "samples.npz", "samples", (count, *generator.image_shape))
             append = open_files.enter_context(writer)
-        for batch in generator.batches(params, table, _SEED.value, count, batch_size):
+        for batch in generator.batches(params, table, _SEED.value, count, batch_size, given):
             if "npz" in _MODES.value:
                 append(batch)
             if "files" in _MODES.value:
@@ -93,31 +149,44 @@ def draw(generator: Generator, params, table: solvers.StepTable, output: pathlib
 
 def main(_):
     logging.set_verbosity(logging.ERROR)  # Orbax tells a great deal
-    modes, count = _MODES.value, _NUM_IMAGES.value
+    modes, count, seed = _MODES.value, _NUM_IMAGES.value, _SEED.value
     unknown = set(modes) - set(MODES)
     if unknown:
         raise app.UsageError(f"unknown modes {', '.join(sorted(unknown))}; expected some of {', '.join(MODES)}")
-    model = load_model()
+    if "inpaint" in modes and _MASK.value is None:
+        raise app.UsageError("inpaint needs --mask, a picture that is white where the images are kept")
+    config, params = load_model()
     if _OUTPUT.value is None and _WORKDIR.value is None:
         raise app.UsageError("give --output, the folder to write to")
     output = pathlib.Path(_OUTPUT.value or pathlib.Path(_WORKDIR.value) / "samples")
-    generator = Generator(model.config, clip=_CLIP.value)
-    tau = schedule.subsequence(generator.schedule.num_steps, _STEPS.value, _SPACING.value)
-    table = make_table(generator.schedule, tau)
+    generator = make_generator(config)
+    tau = generator.tau(_STEPS.value, _SPACING.value)
+    if config.diffusion.categories:
+        if set(modes) - set(DRAWN):
+            raise app.UsageError(f"a network of discrete values makes {', '.join(DRAWN)} alone: it has no latents to encode to")
+        table = discrete.table(generator.schedule, tau, _ETA.value)
+    else:
+        table = make_table(generator.schedule, tau)
+    given = make_labels(config, count)
 
     def save(name, pictures_of):
         images.save_png(output / name, images.grid(pictures_of))
 
-    if {"grid", "files", "npz"} & set(modes):
-        draw(generator, model.params, table, output)
+    if set(DRAWN) & set(modes):
+        draw(generator, params, table, given, output)
     if "chain" in modes:
-        save("chain.png", pictures.chain(generator, model.params, table, _SEED.value, count, stages=10))
+        save("chain.png", pictures.chain(generator, params, table, seed, count, stages=10, given=given))
     if "interpolate" in modes:
-        save("interpolation.png", pictures.interpolation(generator, model.params, table, _SEED.value, num=11, rows=count))
-        save("interpolation_grid.png", pictures.interpolation_grid(generator, model.params, table, _SEED.value, num=11))
+        save("interpolation.png", pictures.interpolation(generator, params, table, seed, num=11, rows=count))
+        save("interpolation_grid.png", pictures.interpolation_grid(generator, params, table, seed, num=11))
     if "reconstruct" in modes:
-        real = to_reconstruct(model.config, count)
-        save("reconstruction.png", [real, pictures.reconstruction(generator, model.params, tau, real)])
+        real = real_images(config, count)
+        save("reconstruction.png", [real, pictures.reconstruction(generator, params, tau, real)])
+    if "inpaint" in modes:
+        real, mask = real_images(config, count), images.load_mask(_MASK.value, generator.image_shape)
+        table = solvers.repaint(generator.schedule, tau, _ETA.value, _REPEATS.value) if _REPEATS.value > 1 else table
+        painted = pictures.inpainting(generator, params, table, seed, real, mask)
+        save("inpainting.png", [real, (real * mask).astype(np.uint8), painted])
     print(f"wrote {', '.join(modes)} into {output}")
 
 

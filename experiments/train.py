@@ -9,6 +9,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from ddim_jax.inference import weights
 from ddim_jax.inference.pictures import training_grid
 from ddim_jax.training.loop import train
 
@@ -22,7 +23,7 @@ def main(_):
     if _MULTIHOST.value:
         jax.distributed.initialize()
     config = _CONFIG.value
-    state = train(config, _WORKDIR.value, training_grid(config))
+    state = train(config, _WORKDIR.value, training_grid(config), weights.initial(config))
     print(f"{_WORKDIR.value}: {state.step} of {config.training.steps} steps; the same command goes on from there.")
 
 

@@ -21,6 +21,7 @@ ALLOWED = {
     "configuration": {"diffusion", "models"},
     "training": {"configuration", "data", "diffusion", "models"},
     "inference": {"configuration", "data", "diffusion", "models", "training"},
+    "interop": {"configuration", "data", "diffusion", "inference", "models"},
 }
 
 
@@ -43,7 +44,7 @@ def test_arrows_of_import(path):
     assert not any(name.split(".")[0] in ("configs", "experiments", "tests") for name in imports(path))
     if part == "diffusion":
         outside = {name.split(".")[0] for name in imports(path)} - {"ddim_jax"}
-        assert outside <= {"jax", "numpy", "typing"}
+        assert outside <= {"jax", "math", "numpy", "typing"}
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -75,7 +76,12 @@ def test_hyper_parameters_of_the_paper():
 @pytest.mark.parametrize(
     "part, field, value, message",
     [
-        ("diffusion", "schedule", "sigmoid", "config.diffusion.schedule is 'sigmoid'; expected one of linear, cosine"),
+        (
+            "diffusion",
+            "schedule",
+            "sigmoid",
+            "config.diffusion.schedule is 'sigmoid'; expected one of linear, scaled_linear, cosine",
+        ),
         ("data", "image_size", 30, "divisible by 4"),
         ("model", "channels", 100, "multiple of 32"),
     ],

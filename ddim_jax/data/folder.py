@@ -32,7 +32,12 @@ class Folder:
         )
         if not self.paths:
             raise ValueError(f"no image under {str(directory)!r}; expected files that end in {', '.join(SUFFIXES)}")
-        self._fit = fit
+        self._directory, self._fit = directory, fit
+
+    def labels(self) -> np.ndarray:
+        """int [N]: the number of the subfolder that holds each image, in alphabetical order."""
+        names = [os.path.relpath(path, self._directory).split(os.sep)[0] for path in self.paths]
+        return np.unique(names, return_inverse=True)[1]
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -54,6 +54,15 @@ def save_png(path: str | os.PathLike, image: np.ndarray) -> None:
         Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(part, "PNG")
 
 
+def load_mask(path: str | os.PathLike, shape: tuple[int, int, int]) -> np.ndarray:
+    """A picture of this size (H, W, C) as bool [H, W, 1]: whether each pixel is white. Raises ValueError for another size."""
+    with Image.open(path) as picture:
+        mask = np.asarray(picture.convert("L")) >= 128
+    if mask.shape != shape[:2]:
+        raise ValueError(f"{path} is a mask of height and width {mask.shape}; the images have {shape[:2]}")
+    return mask[..., None]
+
+
 @contextlib.contextmanager
 def npz_writer(path: str | os.PathLike, name: str, shape: tuple[int, ...]):
     """Gives a function that appends batches uint8 [b, H, W, C] to the one array, of this shape [N, H, W, C], of an .npz file."""

@@ -44,6 +44,23 @@ def load(data: ml_collections.ConfigDict) -> np.ndarray | Source:
     return in_memory(source) if num_bytes <= data.memory_limit_mb * 2**20 else source
 
 
+def labels(data: ml_collections.ConfigDict, num_classes: int) -> np.ndarray:
+    """The class of each image of `load(data)`: int32 [N], below num_classes.
+
+    Those of 'mnist_5k' are its digits, those of a 'folder' its subfolders in alphabetical order, those of a TFDS set its
+    'label'. Raises ValueError where there are none, or other than num_classes.
+    """
+    if data.name == "mnist_5k":
+        found = mnist_5k_labels(data.split)
+    elif data.name == "folder":
+        found = Folder(data.directory).labels()
+    else:
+        found = TfdsImages(data.name, data.split, data.directory).labels()
+    if found.max() + 1 != num_classes:
+        raise ValueError(f"config.model.num_classes is {num_classes}, but {data.name!r} has {found.max() + 1} classes")
+    return found.astype(np.int32)
+
+
 def in_memory(source: Source) -> np.ndarray:
     """Decodes all images of a source with threads: uint8 [N, H, W, C]. Raises what source[i] raises."""
     images = np.empty((len(source), *source[0].shape), np.uint8)

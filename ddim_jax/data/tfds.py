@@ -43,6 +43,12 @@ class TfdsImages:
         self._name = f"{name}, split {split!r}"
         self._fit = fit
 
+    def labels(self) -> np.ndarray:
+        """int [N]: the 'label' of each example. Raises ValueError where the examples have none."""
+        if "label" not in self._records[0]:
+            raise ValueError(f"the examples of {self._name} have no 'label'; set config.model.num_classes to 0")
+        return np.array([record["label"] for record in self._records])
+
     def __len__(self) -> int:
         return len(self._records)
 

@@ -1,20 +1,46 @@
-"""The training objective: L_gamma of Theorem 1 with every gamma = 1, as a value for each example."""
+"""Training objectives, as a value for each example: L_gamma of Theorem 1 with every gamma = 1, and what came after it."""
 
 import jax
 import jax.numpy as jnp
 
-from ddim_jax.diffusion.process import EpsFn, q_sample
+from ddim_jax.diffusion.process import EpsFn, q_sample, velocity
 from ddim_jax.diffusion.schedule import Schedule
 
+TARGETS = {  # what a network may predict: (schedule, x0, t, eps) -> [B, ...]
+    "eps": lambda schedule, x0, t, eps: eps,
+    "x0": lambda schedule, x0, t, eps: x0,
+    "v": velocity,
+}
 
-def denoising_loss(schedule: Schedule, eps_fn: EpsFn, x0, t, eps) -> jax.Array:
-    """Mean over an example's values of |eps_fn(x_t, t) - eps|^2 (Eq. 5, gamma = 1): [B].
+
+def denoising_loss(schedule: Schedule, network: EpsFn, x0, t, eps, prediction: str = "eps") -> jax.Array:
+    """Mean over an example's values of |network(x_t, t) - target|^2; the target is eps (Eq. 5, gamma = 1), "x0" or "v": [B].
 
     The paper sums over the values in its theorem and averages in practice; averaged, the loss is 1 for a network that
-    says 0. x0 [B, ...] lies in [-1, 1], t [B] in 1..T, eps [B, ...] is standard normal.
+    says 0 to eps. x0 [B, ...] lies in [-1, 1], t [B] in 1..T, eps [B, ...] is standard normal.
     """
-    error = eps_fn(q_sample(schedule, x0, t, eps), t) - eps
+    error = network(q_sample(schedule, x0, t, eps), t) - TARGETS[prediction](schedule, x0, t, eps)
     return jnp.mean(jnp.square(error), axis=range(1, error.ndim))
+
+
+def min_snr_weight(schedule: Schedule, t, prediction: str = "eps", gamma: float = 5.0) -> jax.Array:
+    """The weight of each example's loss with which that in x_0 counts min(SNR, gamma), SNR = a / (1 - a): [B] (2303.09556).
+
+    min(SNR, gamma) over SNR for eps, over SNR + 1 for v. Where SNR is 0, so is the weight of x_0 and v.
+    """
+    alpha_bar = jnp.asarray(schedule.alpha_bar, jnp.float32)[t]
+    noise = jnp.asarray(1 - schedule.alpha_bar, jnp.float32)[t]
+    if prediction == "eps":
+        return jnp.minimum(1, gamma * noise / alpha_bar)
+    clipped = jnp.minimum(alpha_bar / noise, gamma)
+    return clipped * noise if prediction == "v" else clipped  # 1 / (SNR + 1) = 1 - a
+
+
+def drawn_loss(schedule: Schedule, network: EpsFn, x0, t, keys, *, prediction: str = "eps", min_snr_gamma: float = 0.0):
+    """`denoising_loss` of each example with the eps that its own of keys [B] draws, and Min-SNR weights for a gamma > 0: [B]."""
+    eps = jax.vmap(lambda key: jax.random.normal(key, x0.shape[1:]))(keys)
+    loss = denoising_loss(schedule, network, x0, t, eps, prediction)
+    return loss * min_snr_weight(schedule, t, prediction, min_snr_gamma) if min_snr_gamma else loss
 
 
 def stratified_steps(uniform: jax.Array, position: jax.Array, batch_size: int, num_steps: int) -> jax.Array:

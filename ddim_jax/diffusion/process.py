@@ -123,19 +123,50 @@ def predict_eps(schedule: Schedule, x_t, t, x0):
     return (x_t - signal_scale(schedule, t, x_t) * x0) / noise_scale(schedule, t, x_t)
 
 
+def velocity(schedule: Schedule, x0, t, eps):
+    """v = sqrt(a_t) eps - sqrt(1 - a_t) x_0, how x_t turns as its angle grows (Salimans & Ho, arXiv 2202.00512, appendix D)."""
+    return signal_scale(schedule, t, x0) * eps - noise_scale(schedule, t, x0) * x0
+
+
+def from_velocity(schedule: Schedule, x_t, t, v):
+    """(x_0, eps) from x_t and its velocity: the rotation by which they follow, without a division."""
+    signal, noise = signal_scale(schedule, t, x_t), noise_scale(schedule, t, x_t)
+    return signal * x_t - noise * v, noise * x_t + signal * v
+
+
 def reverse_posterior(schedule: Schedule, x_t, x0, t, s, std) -> Gaussian:
     """q(x_s | x_t, x_0), one step down from t >= 1 to s < t, for any std up to sqrt(1 - a_s) (Eq. 7).
 
     `std` is a number or [B, 1, ...]. Raises ValueError where std is larger than that.
     """
+    _check_std(schedule, s, std)
+    eps = predict_eps(schedule, x_t, t, x0)
+    mean = signal_scale(schedule, s, x_t) * x0 + direction_scale(schedule, s, std, x_t) * eps
+    return Gaussian(mean, std)
+
+
+def forward_posterior(schedule: Schedule, x_s, x0, s, t, std) -> Gaussian:
+    """q(x_t | x_s, x_0), one step up from s >= 1 to t > s, by Bayes' rule from Eq. 7 (Eq. 8, of which the paper gives no form).
+
+        mean sqrt(a_t) x_0 + sqrt((1 - a_t) (1 - a_s - std^2)) / (1 - a_s) (x_s - sqrt(a_s) x_0),
+        variance std^2 (1 - a_t) / (1 - a_s)
+
+    `std` is that of the step down. The mean is free of x_0, the process Markov, at the std of eta = 1 alone (Eq. 16).
+    Raises ValueError where std is larger than sqrt(1 - a_s).
+    """
+    _check_std(schedule, s, std)
+    noise_t, noise_s = noise_scale(schedule, t, x_s), noise_scale(schedule, s, x_s)
+    eps = predict_eps(schedule, x_s, s, x0)
+    mean = signal_scale(schedule, t, x_s) * x0 + noise_t / noise_s * direction_scale(schedule, s, std, x_s) * eps
+    return Gaussian(mean, std * noise_t / noise_s)
+
+
+def _check_std(schedule: Schedule, s, std) -> None:
     if all(map(_is_known, (s, std))):
         limit = np.asarray(noise_scale(schedule, s))
         limit = limit.reshape(limit.shape + (1,) * (np.ndim(std) - limit.ndim))
         if not np.all((0 <= np.asarray(std)) & (np.asarray(std) <= limit * (1 + 1e-6))):
             raise ValueError(f"std is {std}; it must lie between 0 and sqrt(1 - alpha_bar[s]) = {limit}")
-    eps = predict_eps(schedule, x_t, t, x0)
-    mean = signal_scale(schedule, s, x_t) * x0 + direction_scale(schedule, s, std, x_t) * eps
-    return Gaussian(mean, std)
 
 
 def ddim_step(schedule: Schedule, x_t, eps, t, s, eta=0.0, noise=None):
@@ -175,14 +206,44 @@ def from_eps(schedule: Schedule, eps_fn: EpsFn) -> Predict:
     return predict
 
 
-def clip_x0(schedule: Schedule, predict: Predict, low: float = -1.0, high: float = 1.0) -> Predict:
-    """The predictor with x_0 clipped to [low, high] and eps derived again from it, so that the two still make up x_t."""
+def from_x0(schedule: Schedule, x0_fn: EpsFn) -> Predict:
+    """A predictor from a function that predicts x_0. At t = 0, where x is x_0, its answer serves for eps alone, as at t = 1."""
 
-    def clipped(x, t):
+    def predict(x, t):
+        x0, clean = x0_fn(x, t), _clean(t, x)
+        return Prediction(jnp.where(clean, x, x0), predict_eps(schedule, x, jnp.maximum(t, 1), x0))
+
+    return predict
+
+
+def from_v(schedule: Schedule, v_fn: EpsFn) -> Predict:
+    """A predictor from a function that predicts the velocity. At t = 0 its answer serves for eps alone, as at t = 1."""
+
+    def predict(x, t):
+        x0, eps = from_velocity(schedule, x, jnp.maximum(t, 1), v_fn(x, t))
+        return Prediction(jnp.where(_clean(t, x), x, x0), eps)
+
+    return predict
+
+
+def _clean(t, x) -> jax.Array:
+    """Whether t = 0: [B, 1, ...], to choose between arrays like x [B, ...]."""
+    return jnp.reshape(jnp.asarray(t) == 0, jnp.shape(t) + (1,) * (x.ndim - jnp.ndim(t)))
+
+
+def map_x0(schedule: Schedule, predict: Predict, change: Callable[[jax.Array], jax.Array]) -> Predict:
+    """The predictor with change(x_0) for x_0, and eps derived again from it, so that the two still make up x_t."""
+
+    def changed(x, t):
         raw = predict(x, t)
-        x0 = jnp.clip(raw.x0, low, high)
+        x0 = change(raw.x0)
         noise = noise_scale(schedule, t, x)
         moved = signal_scale(schedule, t, x) * (raw.x0 - x0) / jnp.where(noise == 0, 1, noise)
         return Prediction(x0, raw.eps + jnp.where(noise == 0, 0, moved))  # x_0 itself (t = 0) holds no noise to change
 
-    return clipped
+    return changed
+
+
+def clip_x0(schedule: Schedule, predict: Predict, low: float = -1.0, high: float = 1.0) -> Predict:
+    """The predictor with x_0 clipped to [low, high]; DDPM's code does so, the paper's at sigma-hat alone."""
+    return map_x0(schedule, predict, lambda x0: jnp.clip(x0, low, high))

@@ -67,6 +67,21 @@ def cosine(num_steps: int = 1000, offset: float = 0.008, max_beta: float = 0.999
     return from_betas(np.minimum(1 - signal[1:] / signal[:-1], max_beta))
 
 
+def scaled_linear(num_steps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012) -> Schedule:
+    """sqrt(beta) rises linearly: the schedule of latent diffusion (Rombach et al., arXiv 2112.10752, in its code)."""
+    return from_betas(np.linspace(beta_start**0.5, beta_end**0.5, num_steps) ** 2)
+
+
+def zero_terminal_snr(schedule: Schedule) -> Schedule:
+    """The schedule moved so that x_T is pure noise: sqrt(alpha_bar) shifted to 0 at T and scaled back to what it was at 1.
+
+    (Lin et al., arXiv 2305.08891, algorithm 1.) Predict v or x_0 then: eps prediction is refused at alpha_bar[T] = 0.
+    """
+    signal = np.sqrt(schedule.alpha_bar[1:])
+    signal = (signal - signal[-1]) * (signal[0] / (signal[0] - signal[-1]))
+    return from_alpha_bar(np.concatenate([[1.0], signal**2]))
+
+
 def subsequence(num_steps: int, num_sample_steps: int, spacing: str) -> np.ndarray:
     """tau: the S = num_sample_steps of the T = num_steps steps that a sampler visits, with tau[0] = 0 (section 4.2, D.2).
 
@@ -98,3 +113,21 @@ def subsequence(num_steps: int, num_sample_steps: int, spacing: str) -> np.ndarr
     else:
         raise ValueError(f"unknown spacing {spacing!r}; expected one of {', '.join(SPACINGS)}")
     return np.concatenate([[0], tau]).astype(int)
+
+
+def log_snr_subsequence(schedule: Schedule, num_sample_steps: int) -> np.ndarray:
+    """tau [S+1], from 0 to T, at even distances in the log of the signal-to-noise ratio (Lu et al., arXiv 2206.00927, 3.4).
+
+    Each is the trained step nearest to an even distance, or the next free one, since near t = 1 the trained steps lie
+    further apart than that. Raises ValueError unless 1 <= S <= T.
+    """
+    subsequence(schedule.num_steps, num_sample_steps, "linspace")  # the same check of S
+    finite = schedule.alpha_bar[1:][schedule.alpha_bar[1:] > 0]
+    log_snr = np.log(finite / (1 - finite))  # of t = 1, 2, ..., falling
+    wanted = np.linspace(log_snr[0], log_snr[-1], num_sample_steps) if num_sample_steps > 1 else log_snr[-1:]
+    nearest = np.argmin(np.abs(log_snr[:, None] - wanted), axis=0) + 1
+    nearest[-1] = schedule.num_steps
+    index = np.arange(num_sample_steps)
+    tau = index + np.maximum.accumulate(nearest - index)
+    tau = np.minimum(tau, schedule.num_steps - index[::-1])  # room for those that follow
+    return np.concatenate([[0], tau])

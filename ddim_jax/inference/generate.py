@@ -1,6 +1,6 @@
 """Drawing images from a trained network: one compiled program, batches spread over the devices of this process."""
 
-from typing import Any, Iterator
+from typing import Any, Callable, Iterator
 
 import jax
 import ml_collections
@@ -9,19 +9,28 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ddim_jax import configuration
 from ddim_jax.data.images import to_uint8
-from ddim_jax.diffusion import process, sampling
+from ddim_jax.diffusion import discrete, process, sampling, schedule, solvers
+from ddim_jax.diffusion.process import Predict
 from ddim_jax.diffusion.solvers import StepTable
+
+PredictFor = Callable[[jax.Array | None], Predict]  # (label [B], or None) -> predictor
+
+
+def plain(predict_for: PredictFor, given: dict) -> Predict:
+    """The predictor of the network alone, for the labels given["label"] [B] where there are some."""
+    return predict_for(given.get("label"))
 
 
 class Generator:
     """Runs step tables with the network that a configuration describes.
 
-    Parameters and tables are arguments of its compiled programs: another table of the same shape compiles nothing. With
-    `clip`, every predicted x_0 is clipped to [-1, 1]. A batch may hold any number of images; whole batches of one size,
-    which the devices divide, are compiled once.
+    Parameters, tables and `given` are arguments of its compiled programs: others of the same shape compile nothing. `given`
+    is a dict of arrays [B, ...], one row for each image (its label, say), from which `build` (predict_for, given) makes the
+    predictor to sample with; see `guided`. A batch may hold any number of images; whole batches of one size, which the
+    devices divide, are compiled once.
     """
 
-    def __init__(self, config: ml_collections.ConfigDict, clip: bool = False):
+    def __init__(self, config: ml_collections.ConfigDict, build: Callable[[PredictFor, dict], Predict] = plain):
         self.schedule = configuration.make_schedule(config)
         self.image_shape = configuration.image_shape(config)
         unet = configuration.make_unet(config)
@@ -29,29 +38,40 @@ class Generator:
         self._split = NamedSharding(mesh, PartitionSpec("batch"))
         self._everywhere = NamedSharding(mesh, PartitionSpec())
 
-        def predictor(params):
-            eps_fn = process.number_from_zero(lambda x, step: unet.apply({"params": params}, x, step))
-            predict = process.from_eps(self.schedule, eps_fn)
-            return process.clip_x0(self.schedule, predict) if clip else predict
+        def network_for(params, label):
+            return process.number_from_zero(lambda x, step: unet.apply({"params": params}, x, step, label))
 
-        self._sample = jax.jit(lambda params, *args: sampling.sample(predictor(params), *args))
-        self._trajectory = jax.jit(lambda params, *args: sampling.trajectory(predictor(params), *args))
+        def predictor(params, given):
+            return build(lambda label: configuration.make_predictor(config, network_for(params, label)), given)
+
+        self._network_for = network_for
+        self._sample = jax.jit(lambda params, given, *args: sampling.sample(predictor(params, given), *args))
+        self._trajectory = jax.jit(lambda params, given, *args: sampling.trajectory(predictor(params, given), *args))
+
+    def tau(self, steps: int, spacing: str) -> np.ndarray:
+        """The sub-sequence of steps [S+1]; a spacing of `schedule.SPACINGS`, or 'logsnr'."""
+        if spacing == "logsnr":
+            return schedule.log_snr_subsequence(self.schedule, steps)
+        return schedule.subsequence(self.schedule.num_steps, steps, spacing)
 
     def latents(self, seed: int, index: np.ndarray) -> tuple[jax.Array, jax.Array]:
-        """x_T [B, H, W, C] and random keys [B] of the images numbered `index` [B] of a seed, alike in any batch."""
+        """x_T [B, ...] and random keys [B] of the images numbered `index` [B] of a seed, alike in any batch."""
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), index)
         keys = jax.vmap(jax.random.split)(keys)
-        return jax.vmap(lambda key: jax.random.normal(key, self.image_shape))(keys[:, 0]), keys[:, 1]
+        return self._noise(keys[:, 0]), keys[:, 1]
 
-    def sample(self, params: Any, table: StepTable, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
+    def _noise(self, keys):
+        return jax.vmap(lambda key: jax.random.normal(key, self.image_shape))(keys)
+
+    def sample(self, params: Any, table: StepTable, x: jax.Array, keys=None, given: dict | None = None) -> jax.Array:
         """Takes x [B, H, W, C] through the table: float32 [B, H, W, C]. A deterministic table needs no keys [B]."""
-        return self._sample(*self._place(params, table, x, keys))[: len(x)]
+        return self._sample(*self._place(params, table, x, keys, given))[: len(x)]
 
-    def trajectory(self, params: Any, table: StepTable, x: jax.Array, keys: jax.Array | None = None) -> sampling.Trajectory:
-        """As `sample`, with all that it passed through: x [S+1, B, ...] and the predicted x_0 [S, B, ...]."""
-        return jax.tree.map(lambda a: a[:, : len(x)], self._trajectory(*self._place(params, table, x, keys)))
+    def trajectory(self, params: Any, table: StepTable, x: jax.Array, keys=None, given: dict | None = None):
+        """As `sample`, with all that it passed through: a `sampling.Trajectory` of x [S+1, B, ...] and x0 [S, B, ...]."""
+        return jax.tree.map(lambda a: a[:, : len(x)], self._trajectory(*self._place(params, table, x, keys, given)))
 
-    def _place(self, params, table, x, keys):
+    def _place(self, params, table, x, keys, given):
         if keys is None:
             if np.any(table.noise != 0):
                 raise ValueError(
@@ -59,12 +79,53 @@ class Generator:
                 )
             keys = jax.random.split(jax.random.key(0), len(x))  # never used: every noise weight is 0
         even = np.arange(len(x) + -len(x) % self._split.num_devices) % len(x)  # repeats a few until the devices divide them
-        x, keys = x[even], keys[even]
-        return (*jax.device_put((params, table), self._everywhere), *jax.device_put((x, keys), self._split))
+        x, keys, given = jax.tree.map(lambda a: a[even], (x, keys, given or {}))
+        (params, table), (x, keys, given) = (
+            jax.device_put((params, table), self._everywhere),
+            jax.device_put((x, keys, given), self._split),
+        )
+        return params, given, table, x, keys
 
-    def batches(self, params: Any, table: StepTable, seed: int, count: int, batch_size: int) -> Iterator[np.ndarray]:
-        """The images 0 .. count-1 of a seed as uint8 [<= batch_size, H, W, C], one batch after the other."""
+    def batches(
+        self, params: Any, table: StepTable, seed: int, count: int, batch_size: int, given: dict | None = None
+    ) -> Iterator[np.ndarray]:
+        """The images 0 .. count-1 of a seed as uint8 [<= batch_size, H, W, C], one batch after the other.
+
+        `given` holds arrays [count, ...].
+        """
         params = jax.device_put(params, self._everywhere)
         for first in range(0, count, batch_size):
-            x, keys = self.latents(seed, first + np.arange(batch_size))  # the last batch is cut, not compiled anew
-            yield np.asarray(to_uint8(self.sample(params, table, x, keys)))[: count - first]
+            index = first + np.arange(batch_size)  # the last batch is cut, not compiled anew
+            x, keys = self.latents(seed, index)
+            rows = jax.tree.map(lambda a: np.asarray(a)[index % count], given)
+            yield np.asarray(to_uint8(self._decoded(self.sample(params, table, x, keys, rows))))[: count - first]
+
+    def _decoded(self, x):
+        return x
+
+
+class CategoricalGenerator(Generator):
+    """The same over categories (appendix A): x is one-hot [B, H, W, C, K], and tables are those of `discrete.table`."""
+
+    def __init__(self, config: ml_collections.ConfigDict):
+        super().__init__(config)
+        self.categories = config.diffusion.categories
+
+        def run(params, given, table, x, keys):
+            logits = configuration.by_category(self._network_for(params, given.get("label")))
+            return discrete.sample(lambda x, t: jax.nn.softmax(logits(x, t)), table, x, keys)
+
+        self._sample = jax.jit(run)
+
+    def _noise(self, keys):
+        return discrete.noise(keys, self.image_shape, self.categories)
+
+    def _decoded(self, x):
+        return discrete.to_values(x)
+
+
+def make(config: ml_collections.ConfigDict) -> tuple[Generator, Callable]:
+    """The generator of a configuration, and what makes its tables from (schedule, tau, eta)."""
+    if config.diffusion.categories:
+        return CategoricalGenerator(config), discrete.table
+    return Generator(config), solvers.ddim

@@ -8,28 +8,28 @@ import numpy as np
 
 from ddim_jax.data.images import grid, to_float, to_uint8
 from ddim_jax.diffusion import sampling, solvers
-from ddim_jax.diffusion.schedule import subsequence
 from ddim_jax.diffusion.solvers import StepTable
-from ddim_jax.inference.generate import Generator
+from ddim_jax.inference.generate import Generator, make
 
 
 def training_grid(config: ml_collections.ConfigDict) -> Callable[[Any], np.ndarray]:
     """A function of parameters that draws what config.sampling asks for, always from the same latents: a grid [H', W', C]."""
-    generator, how = Generator(config), config.sampling
-    table = solvers.ddim(generator.schedule, subsequence(generator.schedule.num_steps, how.steps, how.spacing), how.eta)
+    (generator, make_table), how = make(config), config.sampling
+    table = make_table(generator.schedule, generator.tau(how.steps, how.spacing), how.eta)
+    label = {"label": np.arange(how.count) % config.model.num_classes} if config.model.num_classes else {}
 
     def draw(params):
-        return grid(np.concatenate(list(generator.batches(params, table, config.training.seed, how.count, how.count))))
+        return grid(np.concatenate(list(generator.batches(params, table, config.training.seed, how.count, how.count, label))))
 
     return draw
 
 
-def chain(generator: Generator, params: Any, table: StepTable, seed: int, count: int, stages: int) -> np.ndarray:
+def chain(generator: Generator, params: Any, table: StepTable, seed: int, count: int, stages: int, given=None) -> np.ndarray:
     """How `count` images come to be: x_0 as predicted at `stages` evenly spaced steps, the last one the image itself.
 
     Returns uint8 [count, stages, H, W, C].
     """
-    x0 = generator.trajectory(params, table, *generator.latents(seed, np.arange(count))).x0
+    x0 = generator.trajectory(params, table, *generator.latents(seed, np.arange(count)), given).x0
     shown = np.linspace(0, len(x0) - 1, min(stages, len(x0))).round().astype(int)
     return np.asarray(to_uint8(x0[shown].swapaxes(0, 1)))
 
@@ -51,6 +51,12 @@ def reconstruction(generator: Generator, params: Any, tau: np.ndarray, images: n
     """Images uint8 [B, H, W, C] encoded to latents and decoded again over tau (section 5.4): uint8 [B, H, W, C]."""
     latents = generator.sample(params, solvers.encode(generator.schedule, tau), to_float(images))
     return np.asarray(to_uint8(generator.sample(params, solvers.ddim(generator.schedule, tau), latents)))
+
+
+def inpainting(generator: Generator, params: Any, table: StepTable, seed: int, images: np.ndarray, mask: np.ndarray):
+    """Images uint8 [B, H, W, C] painted anew where mask [H, W, 1] is 0: uint8 [B, H, W, C]. The generator's are `guided`."""
+    given = {"known": to_float(images), "mask": np.broadcast_to(mask, (len(images), *mask.shape)).astype(np.float32)}
+    return np.asarray(to_uint8(generator.sample(params, table, *generator.latents(seed, np.arange(len(images))), given)))
 
 
 def _decode(generator: Generator, params: Any, table: StepTable, latents: jax.Array) -> np.ndarray:

@@ -67,6 +67,25 @@ def load(path: str | os.PathLike) -> Model:
     return _fitted(config, {name: array.astype(jnp.float32) for name, array in arrays.items()}, str(path))
 
 
+def read(source: str | os.PathLike) -> Model:
+    """Weights from a run's folder (`from_workdir`) or from a file (`load`)."""
+    return from_workdir(source) if pathlib.Path(source).is_dir() else load(source)
+
+
+def initial(config: ml_collections.ConfigDict) -> Any:
+    """The parameters of config.training.initial_weights, or None. Raises ValueError where they are another network's.
+
+    To a network that is to learn classes, weights without them are given labels that say nothing yet.
+    """
+    source = config.training.initial_weights
+    if not source:
+        return None
+    arrays = traverse_util.flatten_dict(read(source).params, sep=".")
+    if config.model.num_classes:
+        arrays.setdefault("label.embedding", jnp.zeros((config.model.num_classes + 1, 4 * config.model.channels)))
+    return _fitted(config, arrays, source).params
+
+
 def save(path: str | os.PathLike, model: Model, dtype: str = "bfloat16") -> None:
     """Writes the model as one safetensors file of this dtype, its configuration within, its SHA-256 in a file beside."""
     path = pathlib.Path(path)

@@ -1,6 +1,6 @@
 """The U-Net of DDPM and DDIM (Ho et al., arXiv 2006.11239, appendix B), in Flax Linen.
 
-`UNet(...)(x [B, H, W, C], step [B])` gives [B, H, W, C]; steps are numbered from 0. Each level holds `num_blocks` residual
+`UNet(...)(x [B, H, W, C], step [B], label [B])` gives [B, H, W, C]; steps are numbered from 0. Each level holds `num_blocks` residual
 blocks on the way down and one more on the way up, every one of which takes a skip connection from its twin. Parameters map
 one to one onto those of the published PyTorch networks. Parameters are float32; `dtype` is what the layers compute in.
 """
@@ -104,7 +104,9 @@ class Attention(nn.Module):
 class UNet(nn.Module):
     """The noise-predicting network: x [B, H, W, C] in about [-1, 1] and step [B] from 0, to [B, H, W, C] float32.
 
-    Two options are not in the paper, and make small networks cheap to train: a `patch_size` of p (1 there) folds p x p
+    With `num_classes` it takes the class of each image too, a number from 0; without a `label`, or where that is
+    num_classes, it is told none (Ho & Salimans, arXiv 2207.12598). Two more options are not in the paper, and make small
+    networks cheap to train: a `patch_size` of p (1 there) folds p x p
     pixels into channels in front of the network and unfolds them behind it; with `input_skip` a multiple of the input,
     learned for each step, is added to the output. At high noise, eps is nearly x itself, which normalised layers are slow
     to learn to hand through exactly.
@@ -118,6 +120,7 @@ class UNet(nn.Module):
     dropout: float = 0.0
     patch_size: int = 1
     input_skip: bool = False
+    num_classes: int = 0
     dtype: Any = jnp.float32
 
     def check(self, shape: tuple[int, ...]) -> None:
@@ -132,12 +135,18 @@ class UNet(nn.Module):
             raise ValueError(f"the U-Net has {self.channels} channels; its normalisation in 32 groups needs a multiple of 32")
 
     @nn.compact
-    def __call__(self, x: jax.Array, step: jax.Array, train: bool = False) -> jax.Array:
+    def __call__(self, x: jax.Array, step: jax.Array, label: jax.Array | None = None, train: bool = False) -> jax.Array:
         self.check(x.shape[1:])
+        if label is not None and not self.num_classes:
+            raise ValueError("a label was given to a U-Net that knows no classes; set its num_classes, and train it so")
         given = x
         time = time_embedding(step, self.channels)
         time = nn.Dense(4 * self.channels, kernel_init=initial, dtype=self.dtype, name="time_0")(time)
         time = nn.Dense(4 * self.channels, kernel_init=initial, dtype=self.dtype, name="time_1")(nn.swish(time))
+        if self.num_classes:
+            label = jnp.full(len(x), self.num_classes) if label is None else label
+            table = nn.Embed(self.num_classes + 1, 4 * self.channels, embedding_init=nn.initializers.zeros, name="label")
+            time += table(label).astype(self.dtype)
 
         def block(parts, level: int, name: str, attend: bool | None = None):
             features = self.channels * self.multipliers[level]

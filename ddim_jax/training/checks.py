@@ -6,6 +6,8 @@ import jax
 import ml_collections
 import numpy as np
 
+from ddim_jax import configuration
+
 FREE_TO_CHANGE = ("steps", "log_every", "sample_every", "checkpoint_every")  # between a run and its continuation
 
 
@@ -14,8 +16,9 @@ class DivergedError(FloatingPointError):
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-    """Raises ValueError where the numbers of config.training do not go together."""
+    """Raises ValueError where the fields of config.diffusion or the numbers of config.training do not go together."""
     run = config.training
+    configuration.make_loss(config)
     if run.batch_size % jax.device_count():
         raise ValueError(
             f"config.training.batch_size is {run.batch_size}, which the {jax.device_count()} devices here do not divide; "

@@ -6,12 +6,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ddim_jax.diffusion.losses import denoising_loss, stratified_steps
+from ddim_jax.diffusion.losses import drawn_loss, stratified_steps
 from ddim_jax.diffusion.process import number_from_zero
 from ddim_jax.diffusion.schedule import Schedule
 
-# (params, x [B, ...], step [B] from 0, dropout key) -> the network's output [B, ...]
-ApplyFn = Callable[[Any, jax.Array, jax.Array, jax.Array], jax.Array]
+# (params, x [B, ...], step [B] from 0, label [B] or None, dropout key) -> the network's output [B, ...]
+ApplyFn = Callable[[Any, jax.Array, jax.Array, jax.Array | None, jax.Array], jax.Array]
+# (schedule, network (x, t), x0 [B, ...], t [B], keys [B]) -> the loss of each example [B]; see `configuration.make_loss`
+LossFn = Callable[[Schedule, Callable, jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 class TrainState(NamedTuple):
@@ -39,36 +41,46 @@ def make_optimizer(learning_rate: float, warmup_steps: int, grad_clip: float) ->
 def train_step(
     state: TrainState,
     batch: jax.Array,
+    label: jax.Array | None = None,
     *,
     apply_fn: ApplyFn,
     optimizer: optax.GradientTransformation,
     schedule: Schedule,
+    loss_fn: LossFn = drawn_loss,
     ema_decay: float,
     flip: bool = False,
+    no_label: int = 0,
+    label_dropout: float = 0.0,
     axis_name: str | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One step on images [B, H, W, C] in [-1, 1]: the new state, and its metrics `loss` and `grad_norm` (scalars).
 
-    With `flip`, each image is mirrored left to right with probability 1/2. Wrapped in a mapping with axis `axis_name`,
-    `batch` is one device's share: what is drawn for an example (flip, t and eps) depends on its place in the whole batch,
-    and so not on how many devices share the work. Dropout is drawn for a device.
+    With `flip`, each image is mirrored left to right with probability 1/2. A `label` [B], the class of each image, is
+    replaced by `no_label` with probability `label_dropout`. Wrapped in a mapping with axis `axis_name`, `batch` is one
+    device's share: what is drawn for an example (flip, t, noise, label) depends on its place in the whole batch, and so not on
+    how many devices share the work. Dropout is drawn for a device.
     """
     position, batch_size = jnp.arange(len(batch)), len(batch)
     if axis_name is not None:
         position += jax.lax.axis_index(axis_name) * batch_size
         batch_size *= jax.lax.axis_size(axis_name)
     step_key = jax.random.fold_in(jax.random.key(state.seed), state.step)
-    t_key, eps_key, dropout_key, flip_key = jax.random.split(step_key, 4)
+    t_key, noise_key, dropout_key, flip_key, label_key = jax.random.split(step_key, 5)
+
+    def happens(key, probability):  # [B], drawn for each example
+        return jax.vmap(lambda i: jax.random.bernoulli(jax.random.fold_in(key, i), probability))(position)
+
     if flip:
-        mirrored = jax.vmap(lambda i: jax.random.bernoulli(jax.random.fold_in(flip_key, i)))(position)
-        batch = jnp.where(mirrored[:, None, None, None], batch[:, :, ::-1], batch)
+        batch = jnp.where(happens(flip_key, 0.5)[:, None, None, None], batch[:, :, ::-1], batch)
+    if label is not None:
+        label = jnp.where(happens(label_key, label_dropout), no_label, label)
     t = stratified_steps(jax.random.uniform(t_key), position, batch_size, schedule.num_steps)
-    eps = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(eps_key, i), batch.shape[1:]))(position)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(noise_key, position)
     dropout_key = jax.random.fold_in(dropout_key, position[0])
 
     def mean_loss(params):
-        eps_fn = number_from_zero(lambda x, step: apply_fn(params, x, step, dropout_key))
-        return denoising_loss(schedule, eps_fn, batch, t, eps).mean()
+        network = number_from_zero(lambda x, step: apply_fn(params, x, step, label, dropout_key))
+        return loss_fn(schedule, network, batch, t, keys).mean()
 
     loss, grads = jax.value_and_grad(mean_loss)(state.params)
     if axis_name is not None:

@@ -82,3 +82,10 @@ def slope(num_steps, errors) -> float:
 
 def rms(error) -> float:
     return float(np.sqrt(np.mean(np.square(error))))
+
+
+def sliced_wasserstein(a, b, directions: int = 1, seed: int = 0) -> float:
+    """The mean W1 distance of samples a, b [N, D] along random directions: of sorted projections (exact for D = 1)."""
+    projections = np.random.default_rng(seed).standard_normal((a.shape[1], directions))
+    projections /= np.linalg.norm(projections, axis=0)
+    return float(np.mean(np.abs(np.sort(a @ projections, axis=0) - np.sort(b @ projections, axis=0))))

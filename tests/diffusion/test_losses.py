@@ -3,8 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddim_jax.diffusion.losses import denoising_loss, stratified_steps
-from ddim_jax.diffusion.schedule import from_betas, linear
+from ddim_jax.diffusion.losses import denoising_loss, drawn_loss, min_snr_weight, stratified_steps
+from ddim_jax.diffusion.process import q_sample, velocity
+from ddim_jax.diffusion.schedule import from_betas, linear, zero_terminal_snr
 
 
 def test_loss_is_the_mean_square_error_of_each_example_by_itself():
@@ -31,6 +32,55 @@ def test_a_network_that_says_nothing_has_loss_one():
     eps = jax.random.normal(jax.random.key(0), (100, 1000))
     loss = denoising_loss(linear(), lambda x, t: jnp.zeros_like(x), jnp.zeros_like(eps), np.full(100, 7), eps)
     assert abs(jnp.mean(loss) - 1) < 4 * np.sqrt(2 / eps.size)
+
+
+@pytest.mark.parametrize("t", [10, 300, 900])
+def test_no_network_has_less_loss_than_the_best(t):
+    """Oracle 12: on data N(0, r^2), the least E|eps - eps*|^2 is a r^2 / (a r^2 + 1 - a); within four standard errors."""
+    r, a, n = 0.5, linear().alpha_bar[t], 200_000
+    x0, eps = (jax.random.normal(jax.random.key(i), (1, n)) for i in (1, 2))
+    floor = a * r**2 / (a * r**2 + 1 - a)
+
+    def loss(scale):
+        network = lambda x, t: scale * np.sqrt(1 - a) / (a * r**2 + 1 - a) * x
+        return float(denoising_loss(linear(), network, r * x0, jnp.array([t]), eps)[0])
+
+    assert abs(loss(1.0) / floor - 1) < 4 * np.sqrt(2 / n)
+    assert loss(1.0) < min(loss(0.9), loss(1.1))
+
+
+@pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
+def test_weights_by_snr_make_every_target_one_loss(prediction):
+    """arXiv 2303.09556, section 3.4: |eps - eps'|^2 = SNR |x_0 - x_0'|^2 and |v - v'|^2 = (SNR + 1) |x_0 - x_0'|^2, so with their
+    weights all three are min(SNR, 5) |x_0 - x_0'|^2.
+    """
+    schedule, t = linear(), jnp.array([50, 200, 500, 900])
+    x0, eps, guess = (jax.random.normal(jax.random.key(i), (4, 6)) for i in range(3))
+    a = jnp.asarray(schedule.alpha_bar, jnp.float32)[t][:, None]
+    x_t = q_sample(schedule, x0, t, eps)
+    implied = (x_t - jnp.sqrt(a) * guess) / jnp.sqrt(1 - a)
+    says = {"x0": guess, "eps": implied, "v": velocity(schedule, guess, t, implied)}[prediction]
+    loss = denoising_loss(schedule, lambda x, t: says, x0, t, eps, prediction) * min_snr_weight(schedule, t, prediction)
+    snr = np.ravel(a / (1 - a))
+    np.testing.assert_allclose(loss, np.minimum(snr, 5) * np.mean((x0 - guess) ** 2, 1), rtol=2e-3)
+
+
+def test_weights_where_there_is_no_signal():
+    schedule = zero_terminal_snr(linear())
+    t = np.array([1, 1000])
+    for prediction, last in [("eps", 1), ("x0", 0), ("v", 0)]:
+        weights = min_snr_weight(schedule, t, prediction)
+        assert np.all(np.isfinite(weights)) and weights[-1] == last
+
+
+def test_noise_is_drawn_from_each_examples_own_key():
+    keys, x0, t = jax.random.split(jax.random.key(0), 4), jnp.ones((4, 3)), jnp.array([5, 50, 500, 900])
+    network = lambda x, t: jnp.sin(x)
+    together = drawn_loss(linear(), network, x0, t, keys, min_snr_gamma=5.0)
+    np.testing.assert_allclose(drawn_loss(linear(), network, x0[2:], t[2:], keys[2:], min_snr_gamma=5.0), together[2:], rtol=1e-5)
+    eps = jax.vmap(lambda key: jax.random.normal(key, (3,)))(keys)
+    plain = denoising_loss(linear(), network, x0, t, eps)
+    np.testing.assert_allclose(together, plain * min_snr_weight(linear(), t), rtol=1e-5)
 
 
 @pytest.mark.parametrize("batch, steps", [(8, 40), (5, 1000), (1, 10)])

@@ -168,6 +168,60 @@ def test_a_predictor_from_eps_holds_both_halves(x64):
     np.testing.assert_allclose(pr.q_sample(linear(), x0, t, eps), x, rtol=1e-10)
 
 
+@pytest.mark.parametrize("kind", ["eps", "x0", "v"])
+def test_predictors_agree_whatever_the_network_says(kind, x64):
+    """A network that knows x_t's own halves gives them back by each route, at every step and for each example's own."""
+    x0, eps, t = normal((5, 3)), normal((5, 3), 1), jnp.array([1, 2, 10, 500, 1000])
+    x = pr.q_sample(linear(), x0, t, eps)
+    says = {"eps": eps, "x0": x0, "v": pr.velocity(linear(), x0, t, eps)}[kind]
+    make = {"eps": pr.from_eps, "x0": pr.from_x0, "v": pr.from_v}[kind]
+    found = make(linear(), lambda x, t: says)(x, t)
+    np.testing.assert_allclose(found.x0, x0, rtol=1e-8, atol=1e-9)
+    np.testing.assert_allclose(found.eps, eps, rtol=1e-8, atol=1e-9)
+
+
+def test_velocity_is_the_derivative_by_the_angle(x64):
+    """arXiv 2202.00512, appendix D: x = cos(angle) x_0 + sin(angle) eps, and v = dx / d angle; by central differences."""
+    x0, eps, t, h = normal((3,)), normal((3,), 1), 400, 1e-6
+    angle = np.arccos(np.sqrt(linear().alpha_bar[t]))
+    along = lambda angle: np.cos(angle) * x0 + np.sin(angle) * eps
+    np.testing.assert_allclose(pr.velocity(linear(), x0, t, eps), (along(angle + h) - along(angle - h)) / (2 * h), rtol=1e-8)
+
+
+@pytest.mark.parametrize("make", [pr.from_x0, pr.from_v])
+def test_clean_images_are_their_own_x0(make, x64):
+    """At t = 0, where encoding begins, x is x_0, and eps is what the network implies at t = 1, where it was trained."""
+    x, says = normal((2, 3)), normal((2, 3), 1)
+    seen = make(linear(), lambda x, t: says)(x, jnp.array([0, 1]))
+    np.testing.assert_array_equal(seen.x0[0], x[0])
+    at_one = make(linear(), lambda x, t: says)(x, jnp.array([1, 1]))
+    np.testing.assert_array_equal(seen.eps, at_one.eps)
+
+
+@pytest.mark.parametrize("make", [pr.from_x0, pr.from_v])
+def test_from_pure_noise_x0_and_v_still_tell_x0(make, x64):
+    """At zero terminal SNR x_T is eps; v is then -x_0."""
+    schedule, x, x0 = from_alpha_bar([1, 0.5, 0]), normal((2, 3)), normal((2, 3), 1)
+    found = make(schedule, lambda x, t: x0 if make is pr.from_x0 else -x0)(x, jnp.array([2, 2]))
+    np.testing.assert_allclose(found.x0, x0)
+    np.testing.assert_allclose(found.eps, x)
+
+
+def test_variance_that_a_step_loses(x64):
+    """Oracle 11: on data N(0, r^2), where x_t has variance D_t = a_t r^2 + 1 - a_t, one step with the best eps ends short of
+    D_s by c^2 r^2 (1 - a_t) / D_t, c = sqrt(a_s) - sqrt(1 - a_s - std^2) sqrt(a_t / (1 - a_t)).
+    """
+    r, (t, s) = 0.5, (600, 400)
+    a_t, a_s = linear().alpha_bar[[t, s]]
+    D_t, D_s = a_t * r**2 + 1 - a_t, a_s * r**2 + 1 - a_s
+    for eta in (0.0, 0.6, 1.0):
+        std = pr.step_std(linear(), t, s, eta)
+        eps = np.sqrt(1 - a_t) / D_t  # of x_t = 1
+        slope, _ = pr.ddim_step(linear(), jnp.ones(1), eps * jnp.ones(1), t, s, eta, jnp.zeros(1))
+        c = np.sqrt(a_s) - np.sqrt(1 - a_s - std**2) * np.sqrt(a_t / (1 - a_t))
+        np.testing.assert_allclose(D_s - (slope[0] ** 2 * D_t + std**2), c**2 * r**2 * (1 - a_t) / D_t, rtol=1e-9)
+
+
 def test_clipping_moves_eps_along_so_that_both_still_make_up_x(x64, low=-1.0, high=0.5):
     """And a step from the two is the posterior mean for the clipped x_0 (Eq. 7)."""
     x, t, s = 2 * normal((4, 50)), np.array([2, 10, 500, 1000]), np.array([1, 9, 400, 900])

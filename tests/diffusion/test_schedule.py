@@ -117,3 +117,35 @@ def test_zero_at_the_end_is_a_schedule():
 def test_impossible_subsequences_are_refused(S, spacing, says):
     with pytest.raises(ValueError, match=says):
         sch.subsequence(10, S, spacing)
+
+
+def test_scaled_linear_is_linear_in_the_square_root():
+    """Latent diffusion's betas: the square of numbers evenly from sqrt(.00085) to sqrt(.012). Three of them by hand."""
+    middle = (np.sqrt(0.00085) + np.sqrt(0.012)) / 2
+    expected = np.cumprod([1, 1 - 0.00085, 1 - middle**2, 1 - 0.012])
+    np.testing.assert_allclose(sch.scaled_linear(3).alpha_bar, expected, rtol=1e-12)
+
+
+def test_zero_terminal_snr_moves_the_end_to_zero_and_keeps_the_beginning():
+    """arXiv 2305.08891, algorithm 1: of r = sqrt(a), r' = (r - r_T) r_1 / (r_1 - r_T)."""
+    schedule = sch.linear()
+    moved = sch.zero_terminal_snr(schedule)
+    assert moved.alpha_bar[0] == 1 and moved.alpha_bar[-1] == 0
+    np.testing.assert_allclose(moved.alpha_bar[1], schedule.alpha_bar[1], rtol=1e-12)
+    r, T = np.sqrt(schedule.alpha_bar), 1000
+    np.testing.assert_allclose(np.sqrt(moved.alpha_bar[400]), (r[400] - r[T]) * r[1] / (r[1] - r[T]), rtol=1e-10)
+
+
+def test_log_snr_spacing_is_even_where_there_are_steps_enough():
+    """The log-SNR of neighbours differs by one number, up to the trained steps' own distances; and both ends are visited."""
+    schedule = sch.linear()
+    tau = sch.log_snr_subsequence(schedule, 20)
+    assert tau[0] == 0 and tau[1] == 1 and tau[-1] == 1000
+    a = schedule.alpha_bar[tau[1:]]
+    gaps = -np.diff(np.log(a / (1 - a)))
+    all_gaps = -np.diff(np.log(schedule.alpha_bar[1:] / (1 - schedule.alpha_bar[1:])))
+    evenly = (np.log(a[0] / (1 - a[0])) - np.log(a[-1] / (1 - a[-1]))) / 19
+    for gap, t, s in zip(gaps, tau[2:], tau[1:-1]):
+        assert abs(gap - evenly) <= all_gaps[max(s - 2, 0) : t].max(), (gap, evenly)
+    with pytest.raises(ValueError, match="cannot choose 1001 sampling steps out of 1000"):
+        sch.log_snr_subsequence(schedule, 1001)

@@ -5,12 +5,15 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+from ddim_jax import configuration
 from ddim_jax.data import sources
 from ddim_jax.inference import weights
+from tests import tiny
 from tests.inference.test_generate import CONFIG, PARAMS
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -41,7 +44,7 @@ def test_sample_makes_all_that_it_lists(file, tmp_path):
         Image.fromarray(digit[..., 0]).resize((40, 40)).save(tmp_path / "mine" / f"{i}.png")
     out = tmp_path / "out"
     done = command(
-        "sample", f"--weights={file}", f"--output={out}", f"--images={tmp_path}/mine", "--num_images=3", "--batch_size=2",
+        "sample", f"--checkpoint={file}", f"--output={out}", f"--images={tmp_path}/mine", "--num_images=3", "--batch_size=2",
         "--steps=3", "--spacing=trailing", "--clip", "--modes=grid,files,npz,chain,interpolate,reconstruct",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -66,16 +69,81 @@ def test_sample_makes_all_that_it_lists(file, tmp_path):
     "arguments, message",
     [
         (["--output=x"], "give either --workdir"),
-        (["--weights={file}"], "give --output"),
-        (["--weights={file}", "--output=x", "--modes=grid,film"], "unknown modes film; expected some of grid, files"),
-        (["--weights={file}", "--output=x", "--eta=3"], "eta is 3.0; for these steps it must lie between 0 and"),
-        (["--weights={file}", "--output=x", "--steps=1001"], "cannot choose 1001 sampling steps out of 1000"),
+        (["--checkpoint={file}"], "give --output"),
+        (["--checkpoint={file}", "--output=x", "--modes=grid,film"], "unknown modes film; expected some of grid, files"),
+        (["--checkpoint={file}", "--output=x", "--eta=3"], "eta is 3.0; for these steps it must lie between 0 and"),
+        (["--checkpoint={file}", "--output=x", "--steps=1001"], "cannot choose 1001 sampling steps out of 1000"),
+        (["--checkpoint={file}", "--output=x", "--label=3"], "--label and --guidance need a network that was trained on classes"),
+        (["--checkpoint={file}", "--output=x", "--modes=inpaint"], "inpaint needs --mask"),
     ],
 )
 def test_sample_says_what_is_wrong(file, arguments, message):
     done = command("sample", *[argument.format(file=file) for argument in arguments])
     assert done.returncode != 0 and message in done.stderr + done.stdout
     assert not (ROOT / "x").exists()
+
+
+def random_weights(path, **parts):
+    made = tiny.get_config()
+    for part, fields in parts.items():
+        made[part].update(fields)
+    rng = np.random.default_rng(0)
+    shapes = configuration.parameter_shapes(made)
+    params = jax.tree.map(lambda leaf: (0.05 * rng.normal(size=leaf.shape)).astype(np.float32), shapes)
+    weights.save(path, weights.Model(made, params))
+    return path
+
+
+@pytest.mark.slow
+def test_sample_guides_and_paints_in(tmp_path):
+    """Guidance by labels and by a classifier, thresholds, another solver; the kept half of each image is kept to the byte."""
+    file = random_weights(tmp_path / "classes.safetensors", model=dict(num_classes=10))
+    Image.fromarray(np.uint8(255 * (np.arange(28) < 14))[None].repeat(28, 0)).save(tmp_path / "mask.png")
+    common = ["sample", f"--checkpoint={file}", "--num_images=4", "--steps=3", f"--output={tmp_path}"]
+    guided = ["--label=3,7", "--guidance=2", "--classifier=tests.tiny:log_brightness", "--threshold=99", "--solver=unipc"]
+    done = command(*common, *guided, "--spacing=logsnr", "--modes=npz")
+    assert done.returncode == 0, done.stderr
+    plain = command(*common, "--spacing=logsnr", "--solver=unipc", "--modes=grid")
+    assert plain.returncode == 0, plain.stderr
+    samples = np.load(tmp_path / "samples.npz")["samples"]
+    assert len(samples) == 4 and len(np.unique(samples.reshape(4, -1), axis=0)) == 4
+    done = command(*common, f"--mask={tmp_path}/mask.png", "--repeats=2", "--eta=1", "--modes=inpaint")
+    assert done.returncode == 0, done.stderr
+    sheet = np.asarray(Image.open(tmp_path / "inpainting.png"))[2:, 2:].reshape(3, 30, 4, 30).swapaxes(1, 2)[:, :, :28, :28]
+    np.testing.assert_array_equal(sheet[0], sources.mnist_5k("test")[:4, ..., 0])
+    np.testing.assert_array_equal(sheet[2][..., :14], sheet[0][..., :14])
+    assert np.abs(sheet[2][..., 14:].astype(int) - sheet[0][..., 14:]).mean() > 1
+
+
+@pytest.mark.slow
+def test_sample_of_discrete_values(tmp_path):
+    file = random_weights(tmp_path / "two.safetensors", diffusion=dict(categories=2, prediction="x0", zero_terminal_snr=True))
+    common = ["sample", f"--checkpoint={file}", f"--output={tmp_path}", "--steps=3", "--num_images=3"]
+    done = command(*common, "--modes=npz")
+    assert done.returncode == 0, done.stderr
+    assert set(np.unique(np.load(tmp_path / "samples.npz")["samples"])) == {0, 255}
+    done = command(*common, "--modes=interpolate")
+    assert done.returncode != 0 and "a network of discrete values makes grid, files, npz alone" in done.stderr + done.stdout
+
+
+@pytest.mark.slow
+def test_distillation_leaves_a_run_for_each_stage_and_resumes(tmp_path):
+    teacher = random_weights(tmp_path / "teacher.safetensors")
+    common = [
+        "distill",
+        "--config=tests/tiny_distilled.py",
+        f"--workdir={tmp_path}/d",
+        f"--config.training.initial_weights={teacher}",
+    ]
+    done = command(*common)
+    assert done.returncode == 0, done.stderr
+    for steps in (2, 1):
+        assert weights.from_workdir(tmp_path / "d" / f"steps_{steps}").config.sampling.steps == steps
+    first = (tmp_path / "d" / "steps_1" / "metrics.jsonl").read_text()
+    again = command(*common)
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "d" / "steps_1" / "metrics.jsonl").read_text() == first
+    assert command("sample", f"--workdir={tmp_path}/d/steps_1", "--num_images=2").returncode == 0
 
 
 @pytest.mark.slow
@@ -98,7 +166,7 @@ def test_train_export_and_sample_follow_each_other(tmp_path):
     run = tmp_path / "run"
     assert command("train", "--config=tests/tiny.py", f"--workdir={run}").returncode == 0
     assert command("export", f"--workdir={run}", f"--output={tmp_path}/tiny.safetensors").returncode == 0
-    for source in (f"--workdir={run}", f"--weights={tmp_path}/tiny.safetensors"):
+    for source in (f"--workdir={run}", f"--checkpoint={tmp_path}/tiny.safetensors"):
         done = command(
             "sample", source, f"--output={tmp_path}/out", "--num_images=2", "--steps=2", "--solver=ddpm", "--variance=large"
         )

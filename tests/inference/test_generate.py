@@ -16,6 +16,7 @@ from ddim_jax.data.images import to_float, to_uint8
 from ddim_jax.diffusion import process, schedule, solvers
 from ddim_jax.inference import pictures, weights
 from ddim_jax.inference.generate import Generator
+from ddim_jax.inference.guided import guided
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -107,7 +108,7 @@ def test_reconstruction_encodes_and_decodes(generator):
 
 
 def test_clipping_keeps_predictions_in_range():
-    clipped = Generator(CONFIG, clip=True)
+    clipped = Generator(CONFIG, guided(configuration.make_schedule(CONFIG), clip=True))
     x, keys = clipped.latents(0, np.arange(2))
     assert np.abs(clipped.trajectory(PARAMS, table(clipped), x).x0).max() <= 1
     assert np.abs(Generator(CONFIG).trajectory(PARAMS, table(clipped), x).x0).max() > 1
@@ -166,6 +167,7 @@ def test_eight_devices_draw_the_images_of_one(generator, tmp_path):
     script = """
 import sys, jax, numpy as np
 from ddim_jax.inference.generate import Generator
+from ddim_jax.inference.guided import guided
 from tests.inference import test_generate as t
 assert jax.local_device_count() == 8
 g = Generator(t.CONFIG)

@@ -27,7 +27,7 @@ params = jax.tree.map(lambda leaf: (0.1 * rng.normal(size=leaf.shape)).astype(np
 optimizer = optax.trace(decay=0.0)  # keeps the last gradient as its state
 state = jax.device_get(init_state(params, optimizer, 5))
 step = functools.partial(
-    train_step, apply_fn=lambda p, x, t, key: unet.apply({"params": p}, x, t), optimizer=optimizer,
+    train_step, apply_fn=lambda p, x, t, label, key: unet.apply({"params": p}, x, t), optimizer=optimizer,
     schedule=schedule.linear(), ema_decay=0.9, flip=True,
 )
 alone, alone_metrics = jax.jit(step)(state, batch)

@@ -17,7 +17,7 @@ SCHEDULE = schedules.linear()
 BATCH = jax.random.normal(jax.random.key(0), (16, 4, 4, 1))
 
 
-def linear_network(params, x, step, dropout_key):
+def linear_network(params, x, step, label, dropout_key):
     return params["scale"] * x + params["shift"] + params["time"] * step[:, None, None, None] / 1000
 
 
@@ -86,7 +86,7 @@ def test_flipping_mirrors_about_half_of_the_images_from_left_to_right():
     """With a network that hands its input over, at a schedule without noise, what the step saw can be read off."""
     seen = []
 
-    def spy(params, x, step, key):
+    def spy(params, x, step, label, key):
         jax.debug.callback(lambda x: seen.append(np.asarray(x)), x)
         return params["scale"] * x
 
@@ -105,7 +105,7 @@ def test_the_gradient_is_that_of_the_loss_written_out():
     """One step of plain gradient descent on loss = mean |s x_t + b - eps|^2 moves b by -2 mean(s x_t + b - eps)."""
     seen = {}
 
-    def spy(params, x, step, key):
+    def spy(params, x, step, label, key):
         jax.debug.callback(lambda x, step: seen.update(x=np.asarray(x), t=np.asarray(step) + 1), x, step)
         return params["scale"] * x + params["shift"]
 
@@ -131,8 +131,8 @@ def test_several_steps_in_one_call_are_single_steps_in_a_row():
     for chosen in indices:
         expected, metrics = step(expected, to_float(dataset[chosen]))
         losses.append(metrics["loss"])
-    several = jax.jit(functools.partial(train_steps, step_fn=step))
-    for end, metrics in (several(state, dataset, indices), several(state, None, dataset[indices])):
+    several = jax.jit(functools.partial(train_steps, step_fn=lambda state, batch, label, given: step(state, batch, label)))
+    for end, metrics in (several(state, dataset, None, (indices, None)), several(state, None, None, (dataset[indices], None))):
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), end, expected)
         np.testing.assert_allclose(metrics["loss"], losses, rtol=1e-5)
 

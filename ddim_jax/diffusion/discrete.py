@@ -1,0 +1,124 @@
+"""Discrete data (appendix A): the same family over K categories, where noise is a category drawn evenly.
+
+    q(x_t | x_0) = Cat(a_t x_0 + (1 - a_t) 1/K)
+    q(x_s | x_t, x_0) = Cat(std x_t + (a_s - std a_t) x_0 + ((1 - a_s) - (1 - a_t) std) 1/K)
+    p(x_s | x_t) = q(x_s | x_t, f(x_t))
+
+x are one-hot, [B, ..., K], and f gives probabilities of that shape. The paper's sigma, `std` here as elsewhere, is the
+probability with which x_t is kept: at most (1 - a_s) / (1 - a_t), where the way down adds no noise; at 0 every value is drawn
+anew. Steps t, s are whole numbers or [B]. The schedule may end at alpha_bar[T] = 0: x_T is then even noise.
+"""
+
+from typing import Callable, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ddim_jax.diffusion.process import noise_scale, signal_scale
+from ddim_jax.diffusion.schedule import Schedule
+from ddim_jax.diffusion.solvers.table import pairs
+
+ProbabilityFn = Callable[[jax.Array, jax.Array], jax.Array]  # (x [B, ..., K] one-hot, t [B]) -> f [B, ..., K], sums to 1
+
+
+class CategoricalTable(NamedTuple):
+    """The steps of a sampler: x_s ~ Cat(keep x_t + x0 f(x_t) + noise 1/K), three weights that sum to 1."""
+
+    t: np.ndarray  # [S] int
+    s: np.ndarray  # [S] int
+    keep: np.ndarray  # [S] float64
+    x0: np.ndarray  # [S] float64
+    noise: np.ndarray  # [S] float64
+
+
+def marginal(schedule: Schedule, x0, t) -> jax.Array:
+    """The probabilities [B, ..., K] of x_t given x0 [B, ..., K]."""
+    return signal_scale(schedule, t, x0) ** 2 * x0 + noise_scale(schedule, t, x0) ** 2 / x0.shape[-1]
+
+
+def keep_limit(schedule: Schedule, t, s, like=None):
+    """(1 - a_s) / (1 - a_t), the largest std of the step t -> s: above it a probability would be negative."""
+    return (noise_scale(schedule, s, like) / noise_scale(schedule, t, like)) ** 2
+
+
+def weights(schedule: Schedule, t, s, std, like=None):
+    """The weights of x_t, x_0 and 1/K in q(x_s | x_t, x_0)."""
+    signal_t, signal_s = signal_scale(schedule, t, like) ** 2, signal_scale(schedule, s, like) ** 2
+    noise_t, noise_s = noise_scale(schedule, t, like) ** 2, noise_scale(schedule, s, like) ** 2
+    return std, signal_s - std * signal_t, noise_s - std * noise_t
+
+
+def posterior(schedule: Schedule, x_t, x0, t, s, std) -> jax.Array:
+    """The probabilities [B, ..., K] of x_s, s < t, given x_t and x0; with f(x_t) for x0, those of the generative process.
+
+    `std` is a number or [B, 1, ...]. Raises ValueError where it is negative or above `keep_limit`, as far as it is known.
+    """
+    if not any(isinstance(value, jax.core.Tracer) for value in (t, s, std)):
+        limit = np.asarray(keep_limit(schedule, t, s, x_t))
+        if not np.all((0 <= np.asarray(std)) & (np.asarray(std) <= limit * (1 + 1e-6))):
+            raise ValueError(f"std is {std}; for these steps it must lie between 0 and (1 - a_s) / (1 - a_t) = {limit}")
+    keep, x0_weight, noise = weights(schedule, t, s, std, x_t)
+    return keep * x_t + x0_weight * x0 + noise / x_t.shape[-1]
+
+
+def table(schedule: Schedule, tau, eta: float = 0.0) -> CategoricalTable:
+    """The sampler over tau [S+1]: eta = 0 keeps as much of x_t as can be, as DDIM does; 1 draws every value anew.
+
+    std is (1 - eta) times its limit. Raises ValueError for an eta outside [0, 1].
+    """
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta is {eta}; for discrete data it must lie between 0 and 1")
+    t, s = pairs(schedule, tau)
+    return CategoricalTable(t, s, *weights(schedule, t, s, (1 - eta) * keep_limit(schedule, t, s)))
+
+
+def sample(f: ProbabilityFn, table: CategoricalTable, x: jax.Array, key: jax.Array) -> jax.Array:
+    """Takes one-hot x [B, ..., K] through the table with one scan; `key` is one random key, or one for each example [B]."""
+    keys = key if key.ndim else jax.random.split(key, len(x))
+
+    def step(x, row):
+        i, w = row
+        probabilities = w.keep * x + w.x0 * f(x, jnp.full(len(x), w.t)) + w.noise / x.shape[-1]
+        return draw(jax.vmap(jax.random.fold_in, (0, None))(keys, i), probabilities), None
+
+    rows = jax.tree.map(lambda column: jnp.asarray(column, x.dtype if column.dtype.kind == "f" else None), table)
+    return jax.lax.scan(step, x, (jnp.arange(len(table.t)), rows))[0]
+
+
+def draw(keys: jax.Array, probabilities: jax.Array) -> jax.Array:
+    """One-hot draws from probabilities [B, ..., K], each example with its own of keys [B]."""
+    category = jax.vmap(lambda key, p: jax.random.categorical(key, jnp.log(p)))(keys, probabilities)
+    return jax.nn.one_hot(category, probabilities.shape[-1], dtype=probabilities.dtype)
+
+
+def noise(keys: jax.Array, shape: tuple[int, ...], categories: int) -> jax.Array:
+    """x_T where alpha_bar[T] = 0: one-hot [B, *shape, K], even, each example with its own of keys [B]."""
+    return draw(keys, jnp.full((len(keys), *shape, categories), 1 / categories))
+
+
+def kl(schedule: Schedule, x_t, x0, f, t, s, std) -> jax.Array:
+    """KL(q(x_s | x_t, x_0) || q(x_s | x_t, f)) of each value in nats: [B, ...]. At most (a_s - std a_t) (-log f at x_0)."""
+    q, p = (posterior(schedule, x_t, x, t, s, std) for x in (x0, f))
+    return jnp.sum(jax.scipy.special.rel_entr(q, p), axis=-1)
+
+
+def cross_entropy(schedule: Schedule, logits_fn: ProbabilityFn, x0, t, keys) -> jax.Array:
+    """Mean over an example's values of -log f(x_t) at x_0, the bound on each KL up to its weight: [B], in nats.
+
+    logits_fn gives the logits of f; x0 [B, ..., K] is one-hot, t [B] in 1..T, keys [B] draw x_t.
+    """
+    x_t = draw(keys, marginal(schedule, x0, t))
+    loss = -jnp.sum(x0 * jax.nn.log_softmax(logits_fn(x_t, t)), axis=-1)
+    return jnp.mean(loss, axis=range(1, loss.ndim))
+
+
+def one_hot(x, categories: int) -> jax.Array:
+    """Values [-1, 1] in `categories` bins of one width: [B, H, W, C] -> one-hot [B, H, W, C, K]."""
+    bins = jnp.clip(jnp.floor((x + 1) / 2 * categories), 0, categories - 1)
+    return jax.nn.one_hot(bins.astype(jnp.int32), categories, dtype=x.dtype)
+
+
+def to_values(x) -> jax.Array:
+    """One-hot [B, H, W, C, K] to values from -1, the first category, to 1, the last: [B, H, W, C]."""
+    return 2 * jnp.argmax(x, axis=-1).astype(x.dtype) / (x.shape[-1] - 1) - 1

@@ -1,0 +1,40 @@
+"""Progressive distillation: a student that takes in one DDIM step what its teacher takes in two (arXiv 2202.00512).
+
+Teacher and student share a network's shape, and the student begins as the teacher. The student knows N steps, tau[1..N],
+the teacher's are twice as many: each of the student's and one halfway to the next. Done again and again, the steps halve.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ddim_jax.diffusion.process import Predict, noise_scale, q_sample, signal_scale
+from ddim_jax.diffusion.schedule import Schedule
+
+
+def target_x0(schedule: Schedule, teacher: Predict, x_t, t, m, s) -> jax.Array:
+    """The x_0 with which one DDIM step t -> s arrives where the teacher's two, t -> m -> s, do: [B, ...] (algorithm 2)."""
+
+    def ddim(x, t, s):
+        x0, eps = teacher(x, t)
+        return signal_scale(schedule, s, x) * x0 + noise_scale(schedule, s, x) * eps
+
+    x_s = ddim(ddim(x_t, t, m), m, s)
+    ratio = noise_scale(schedule, s, x_t) / noise_scale(schedule, t, x_t)
+    return (x_s - ratio * x_t) / (signal_scale(schedule, s, x_t) - ratio * signal_scale(schedule, t, x_t))
+
+
+def distillation_loss(schedule: Schedule, student: Predict, teacher: Predict, tau, x0, t, eps) -> jax.Array:
+    """Mean over an example's values of max(SNR, 1) |x_0 of the student - target|^2 (the paper's "truncated SNR"): [B].
+
+    tau [2N+1] holds the teacher's steps, of which the student takes every other; t [B] in 1..T chooses the student's step
+    that covers it. x0 [B, ...] lies in [-1, 1], eps [B, ...] is standard normal.
+    """
+    tau = np.asarray(tau)
+    later = 2 * (1 + jnp.searchsorted(tau[2::2], t))  # the place in tau of the first student's step at or above t
+    t, m, s = (jnp.asarray(tau)[later - back] for back in (0, 1, 2))
+    x_t = q_sample(schedule, x0, t, eps)
+    target = jax.lax.stop_gradient(target_x0(schedule, teacher, x_t, t, m, s))
+    error = jnp.mean(jnp.square(student(x_t, t).x0 - target), axis=range(1, x0.ndim))
+    alpha_bar = jnp.asarray(schedule.alpha_bar, x0.dtype)[t]
+    return jnp.maximum(alpha_bar / (1 - alpha_bar), 1) * error

@@ -1,0 +1,67 @@
+"""Predictor to predictor: guidance, thresholds and masks.
+
+Each function takes a predictor (x, t) -> (x_0, eps) and gives another, so they nest in any order, and every solver of
+`solvers` runs the result. Both halves of what they return make up x_t, as Eq. 9 has it. `process.clip_x0` is of this kind.
+"""
+
+from typing import Callable
+
+import jax
+import jax.numpy as jnp
+
+from ddim_jax.diffusion.process import Predict, Prediction, map_x0, noise_scale, predict_x0
+from ddim_jax.diffusion.schedule import Schedule
+
+
+def dynamic_threshold(schedule: Schedule, predict: Predict, percentile: float = 99.5) -> Predict:
+    """x_0 clipped to [-c, c] and divided by c, with c that percentile of its |values| or 1 if less, for each example.
+
+    (Saharia et al., arXiv 2205.11487, section 2.3.) Raises ValueError for a percentile outside [0, 100].
+    """
+    if not 0 <= percentile <= 100:
+        raise ValueError(f"percentile is {percentile}; it must lie between 0 and 100")
+
+    def threshold(x0):
+        c = jnp.percentile(jnp.abs(x0), percentile, axis=tuple(range(1, x0.ndim)), keepdims=True)
+        c = jnp.maximum(c, 1)
+        return jnp.clip(x0, -c, c) / c
+
+    return map_x0(schedule, predict, threshold)
+
+
+def classifier_free(conditional: Predict, unconditional: Predict, weight) -> Predict:
+    """unconditional + weight (conditional - unconditional): 1 is the conditional, more exaggerates what the condition adds.
+
+    (Ho & Salimans, arXiv 2207.12598, Eq. 6, whose w is weight - 1.) `weight` is a number or [B, 1, ...].
+    """
+
+    def guided(x, t):
+        towards, away = conditional(x, t), unconditional(x, t)
+        return jax.tree.map(lambda c, u: u + weight * (c - u), towards, away)
+
+    return guided
+
+
+def classifier(
+    schedule: Schedule, predict: Predict, log_prob: Callable[[jax.Array, jax.Array], jax.Array], weight=1.0
+) -> Predict:
+    """eps - weight sqrt(1 - a_t) grad_x log p(y | x_t), and the x_0 that it implies (Dhariwal & Nichol, arXiv 2105.05233, Alg. 2).
+
+    log_prob (x_t [B, ...], t [B]) -> [B] is that of the wanted class y, from a classifier of noisy images; each example's
+    must depend on its own x_t alone.
+    """
+
+    def guided(x, t):
+        eps = predict(x, t).eps - weight * noise_scale(schedule, t, x) * jax.grad(lambda x: log_prob(x, t).sum())(x)
+        return Prediction(predict_x0(schedule, x, t, eps), eps)
+
+    return guided
+
+
+def inpaint(schedule: Schedule, predict: Predict, known, mask) -> Predict:
+    """x_0 taken from `known` [B, ...] where `mask` is 1, from the predictor where it is 0; the mask broadcasts to x.
+
+    A sampler then draws the known part from q(x_s | x_t, x_0) itself (Eq. 7), and its samples hold it exactly. For less
+    visible seams run it with `solvers.repaint` (Lugmayr et al., arXiv 2201.09865).
+    """
+    return map_x0(schedule, predict, lambda x0: mask * known + (1 - mask) * x0)

@@ -1,0 +1,58 @@
+"""The inference process q(x_1..T | x_0) of Eq. 6 as a whole, drawn from x_T down by Eq. 7 or from x_1 up by Eq. 8.
+
+Both draw the same joint distribution, for any std up to sqrt(1 - a_s): of each x_t it leaves Eq. 4, whatever the std (Lemma 1).
+At std = 0 the whole chain follows from x_0 and one x_t; at the std of eta = 1 it is DDPM's, a Markov chain upwards.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from ddim_jax.diffusion.process import forward_posterior, q_sample, reverse_posterior
+from ddim_jax.diffusion.schedule import Schedule
+from ddim_jax.diffusion.solvers.table import pairs
+
+
+def sample_down(schedule: Schedule, x0, tau, std, key) -> jax.Array:
+    """x at tau[1..S] given x0 [B, ...], drawn from the last down (Eq. 6 and 7): [S, B, ...], in the order of tau.
+
+    `std` [S-1] holds the std of the steps between them, from that at tau[S] down. Raises ValueError where tau does not rise
+    from 0 or a std is out of range.
+    """
+    t, s, std = _steps(schedule, x0, tau, std)
+    first = q_sample(schedule, x0, int(tau[-1]), _normal(key, 0, x0))
+
+    def step(x_t, row):
+        i, t, s, std = row
+        mean, std = reverse_posterior(schedule, x_t, x0, t, s, std)
+        x_s = mean + std * _normal(key, i, x0)
+        return x_s, x_s
+
+    _, rest = jax.lax.scan(step, first, (jnp.arange(1, len(t) + 1), t, s, std))
+    return jnp.concatenate([first[None], rest])[::-1]
+
+
+def sample_up(schedule: Schedule, x0, tau, std, key) -> jax.Array:
+    """The same as `sample_down`, drawn from x at tau[1] up (Eq. 4 and 8)."""
+    t, s, std = _steps(schedule, x0, tau, std)
+    first = q_sample(schedule, x0, int(tau[1]), _normal(key, 0, x0))
+
+    def step(x_s, row):
+        i, t, s, std = row
+        mean, std = forward_posterior(schedule, x_s, x0, s, t, std)
+        x_t = mean + std * _normal(key, i, x0)
+        return x_t, x_t
+
+    _, rest = jax.lax.scan(step, first, (jnp.arange(1, len(t) + 1), t[::-1], s[::-1], std[::-1]))
+    return jnp.concatenate([first[None], rest])
+
+
+def _steps(schedule: Schedule, x0, tau, std):
+    """(t, s, std) of the steps between noisy x, from the last down, once they are checked."""
+    t, s = (steps[:-1] for steps in pairs(schedule, tau))
+    for step in zip(t.tolist(), s.tolist(), std):
+        reverse_posterior(schedule, x0[:1], x0[:1], *step)  # which knows the range of std
+    return jnp.asarray(t), jnp.asarray(s), jnp.asarray(std, x0.dtype)
+
+
+def _normal(key, i, like):
+    return jax.random.normal(jax.random.fold_in(key, i), like.shape, like.dtype)

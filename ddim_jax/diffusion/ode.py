@@ -1,0 +1,42 @@
+"""The paper's ODE view (section 4.3): DDIM is Euler's method in the variables x-bar and sigma.
+
+    x-bar = x / sqrt(a)      sigma = sqrt((1 - a) / a)
+    d x-bar = eps(x-bar / sqrt(sigma^2 + 1)) d sigma                                                          Eq. 14
+    x-bar_s = x-bar_t + (sigma_s - sigma_t) eps                                                               Eq. 13
+    x-bar_s = x-bar_t + (sigma_s^2 - sigma_t^2) / (2 sigma_t) eps                                             Eq. 15
+
+Eq. 13 is Eq. 12 at eta = 0 and steps in sigma. Eq. 15 is the probability flow of the variance-exploding SDE (Song et al.,
+arXiv 2011.13456) and steps in time: the same ODE, with increments (sigma_s + sigma_t) / (2 sigma_t) times those of Eq. 13,
+which goes to 1 as the steps shrink. Encoding is the same ODE upwards.
+"""
+
+import jax.numpy as jnp
+
+from ddim_jax.diffusion.process import noise_scale, signal_scale
+from ddim_jax.diffusion.schedule import Schedule
+
+
+def sigma(schedule: Schedule, t, like=None):
+    """sqrt((1 - a_t) / a_t), the time of the ODE and the standard deviation of the noise in x-bar_t."""
+    return noise_scale(schedule, t, like) / signal_scale(schedule, t, like)
+
+
+def to_x_bar(schedule: Schedule, x_t, t):
+    """x-bar = x / sqrt(a_t), of x_t [B, ...]: x_0 with noise of standard deviation sigma added."""
+    return x_t / signal_scale(schedule, t, x_t)
+
+
+def from_x_bar(schedule: Schedule, x_bar, t):
+    """x_t [B, ...] from x-bar: the inverse of `to_x_bar`, which is also x-bar / sqrt(sigma^2 + 1)."""
+    return x_bar * signal_scale(schedule, t, x_bar)
+
+
+def euler_in_sigma(schedule: Schedule, x_bar, eps, t, s):
+    """One step t -> s of Eq. 13, which is DDIM's: x-bar [B, ...] from x-bar and the eps predicted at t."""
+    return x_bar + (sigma(schedule, s, x_bar) - sigma(schedule, t, x_bar)) * eps
+
+
+def euler_in_time(schedule: Schedule, x_bar, eps, t, s):
+    """One step t -> s of Eq. 15, the probability flow's: x-bar [B, ...] from x-bar and eps at t >= 1. Needs sigma_t > 0."""
+    sigma_t = sigma(schedule, t, x_bar)
+    return x_bar + (jnp.square(sigma(schedule, s, x_bar)) - jnp.square(sigma_t)) / (2 * sigma_t) * eps

@@ -1,0 +1,69 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from oracles import THREE, gaussian, mixture
+
+from ddim_jax.diffusion.distillation import distillation_loss, target_x0
+from ddim_jax.diffusion.process import Prediction, from_eps, predict_eps, q_sample
+from ddim_jax.diffusion.sampling import sample
+from ddim_jax.diffusion.schedule import linear, subsequence
+from ddim_jax.diffusion.solvers import ddim
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+SCHEDULE = linear()
+TEACHER = from_eps(SCHEDULE, mixture(SCHEDULE, **THREE))
+
+
+def normal(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape))
+
+
+@pytest.mark.parametrize("t, m, s", [(1000, 750, 500), (500, 250, 0), (12, 11, 10)])
+def test_one_step_with_the_target_is_two_of_the_teacher(t, m, s):
+    """Algorithm 2's own definition: DDIM from t to s with this x_0, and the eps that goes with it, ends where two steps do."""
+    x = normal(5, 3)
+    x0 = target_x0(SCHEDULE, TEACHER, x, t, m, s)
+    a = SCHEDULE.alpha_bar[s]
+    arrives = np.sqrt(a) * x0 + np.sqrt(1 - a) * predict_eps(SCHEDULE, x, t, x0)
+    tau = np.array([0, s, m, t]) if s else np.array([0, m, t])
+    table = ddim(SCHEDULE, tau)
+    two = sample(TEACHER, table._replace(**{c: getattr(table, c)[:2] for c in table._fields}), x)
+    np.testing.assert_allclose(arrives, two, rtol=1e-9, atol=1e-9)
+
+
+def test_a_student_that_says_the_target_has_no_loss_and_takes_the_teachers_samples():
+    tau = subsequence(1000, 8, "trailing")
+
+    def student(x, t):
+        t = np.asarray(t).flat[0] if np.ndim(t) else t
+        place = list(tau).index(int(t))
+        x0 = target_x0(SCHEDULE, TEACHER, x, int(tau[place]), int(tau[place - 1]), int(tau[place - 2]))
+        return Prediction(x0, predict_eps(SCHEDULE, x, int(t), x0))
+
+    x = normal(4, 3)
+    for t in (1, 250, 251, 1000):
+        loss = distillation_loss(SCHEDULE, student, TEACHER, tau, normal(4, 3, seed=1), np.full(4, t), normal(4, 3, seed=2))
+        np.testing.assert_allclose(loss, 0, atol=1e-12)
+    for t, s in zip(tau[8:0:-2], tau[6::-2]):  # the student's own loop, in 4 steps
+        x0, eps = student(x, int(t))
+        x = np.sqrt(SCHEDULE.alpha_bar[s]) * x0 + np.sqrt(1 - SCHEDULE.alpha_bar[s]) * eps
+    np.testing.assert_allclose(x, sample(TEACHER, ddim(SCHEDULE, tau), normal(4, 3)), rtol=1e-8, atol=1e-9)
+
+
+def test_the_loss_is_weighted_by_the_truncated_snr_at_the_students_steps():
+    """By hand for a teacher that always says x_0 = 0 and a student that says 1: max(SNR, 1), at the student's step above t."""
+    tau = np.array([0, 100, 200, 600, 1000])  # the student's are 200 and 1000
+    teacher, student = (from_eps(SCHEDULE, gaussian(SCHEDULE, mean, 0.0)) for mean in (0.0, 1.0))
+    t, x0, eps = np.array([1, 200, 201, 1000]), normal(4, 3), normal(4, 3, seed=1)
+    seen = []
+
+    def spy(x, at):
+        seen.append((x, at))
+        return student(x, at)
+
+    loss = distillation_loss(SCHEDULE, spy, teacher, tau, x0, t, eps)
+    np.testing.assert_array_equal(seen[0][1], [200, 200, 1000, 1000])
+    np.testing.assert_allclose(seen[0][0], q_sample(SCHEDULE, x0, np.array([200, 200, 1000, 1000]), eps))
+    snr = (SCHEDULE.alpha_bar / (1 - SCHEDULE.alpha_bar + 1e-300))[[200, 200, 1000, 1000]]
+    np.testing.assert_allclose(loss, np.maximum(snr, 1), rtol=1e-8)
