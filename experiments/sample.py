@@ -23,6 +23,7 @@ import pathlib
 import numpy as np
 from absl import app, flags, logging
 
+from ddim_jax import interop
 from ddim_jax.data import images, sources
 from ddim_jax.diffusion import discrete, schedule, solvers
 from ddim_jax.inference import pictures, weights
@@ -41,10 +42,12 @@ _STEPS = flags.DEFINE_integer("steps", None, "S, the number of sampling steps. D
 _SPACING = flags.DEFINE_enum(
     "spacing", None, (*schedule.SPACINGS, "logsnr"), "How the steps are spread over the schedule. Default: the model's own."
 )
-_SOLVER = flags.DEFINE_enum("solver", "ddim", SOLVERS, "The sampler.")
+_SOLVER = flags.DEFINE_enum("solver", None, SOLVERS, "The sampler. Default: the model's own, or ddim.")
 _ETA = flags.DEFINE_float("eta", None, "Of ddim: 0 is deterministic, 1 as random as DDPM. Default: the model's own.")
 _ORDER = flags.DEFINE_integer("order", None, "Of plms (1 to 4; default 4) and unipc (1 to 3; default 2).")
-_VARIANCE = flags.DEFINE_enum("variance", "small", ("small", "large"), "Of ddpm: its posterior's, or the paper's sigma-hat.")
+_VARIANCE = flags.DEFINE_enum(
+    "variance", None, ("small", "large"), "Of ddpm: its posterior's, or sigma-hat. Default: the model's own, or small."
+)
 _CLIP = flags.DEFINE_bool("clip", None, "Whether to clip each predicted x_0 to [-1, 1]. Default: the model's own.")
 _THRESHOLD = flags.DEFINE_float("threshold", None, "Dynamic thresholding of x_0 at this percentile, such as 99.5.")
 _LABEL = flags.DEFINE_list("label", None, "Classes to draw, in turn. Default: all, where the network knows classes.")
@@ -66,10 +69,11 @@ def load_model() -> weights.Model:
     """The weights that the flags name, with the flags' defaults taken from its configuration."""
     if (_WORKDIR.value is None) == (_CHECKPOINT.value is None):
         raise app.UsageError("give either --workdir, the folder of a training run, or --checkpoint, a file or folder of weights")
-    model = weights.read(_WORKDIR.value or _CHECKPOINT.value)
-    for flag in (_STEPS, _SPACING, _ETA, _CLIP):
+    model = interop.read(_WORKDIR.value or _CHECKPOINT.value)
+    own = {"solver": "ddim", "variance": "small", **model.config.sampling}  # those two only published weights ask for
+    for flag in (_STEPS, _SPACING, _SOLVER, _ETA, _VARIANCE, _CLIP):
         if flag.value is None:
-            setattr(flags.FLAGS, flag.name, model.config.sampling[flag.name])
+            setattr(flags.FLAGS, flag.name, own[flag.name])
     return model
 
 
@@ -177,8 +181,8 @@ def main(_):
     if "chain" in modes:
         save("chain.png", pictures.chain(generator, params, table, seed, count, stages=10, given=given))
     if "interpolate" in modes:
-        save("interpolation.png", pictures.interpolation(generator, params, table, seed, num=11, rows=count))
-        save("interpolation_grid.png", pictures.interpolation_grid(generator, params, table, seed, num=11))
+        save("interpolation.png", pictures.interpolation(generator, params, table, seed, num=11, rows=count, given=given))
+        save("interpolation_grid.png", pictures.interpolation_grid(generator, params, table, seed, num=11, given=given))
     if "reconstruct" in modes:
         real = real_images(config, count)
         save("reconstruction.png", [real, pictures.reconstruction(generator, params, tau, real)])

@@ -34,17 +34,24 @@ def chain(generator: Generator, params: Any, table: StepTable, seed: int, count:
     return np.asarray(to_uint8(x0[shown].swapaxes(0, 1)))
 
 
-def interpolation(generator: Generator, params: Any, table: StepTable, seed: int, num: int, rows: int) -> np.ndarray:
-    """Lines of `num` images between pairs of latents (Figure 6): uint8 [rows, num, H, W, C]. Needs a deterministic table."""
+def interpolation(generator: Generator, params: Any, table: StepTable, seed: int, num: int, rows: int, given=None) -> np.ndarray:
+    """Lines of `num` images between pairs of latents (Figure 6): uint8 [rows, num, H, W, C]. Needs a deterministic table.
+
+    `given` holds arrays [rows, ...], of which a line has one row.
+    """
     x, _ = generator.latents(seed, np.arange(2 * rows))
     latents = jax.vmap(lambda pair: sampling.interpolate(pair[0], pair[1], num))(x.reshape(rows, 2, *x.shape[1:]))
-    return _decode(generator, params, table, latents)
+    return _decode(generator, params, table, latents, jax.tree.map(lambda a: np.repeat(a, num, axis=0), given))
 
 
-def interpolation_grid(generator: Generator, params: Any, table: StepTable, seed: int, num: int) -> np.ndarray:
-    """A square of images between four latents (appendix D.5): uint8 [num, num, H, W, C]. Needs a deterministic table."""
+def interpolation_grid(generator: Generator, params: Any, table: StepTable, seed: int, num: int, given=None) -> np.ndarray:
+    """A square of images between four latents (appendix D.5): uint8 [num, num, H, W, C]. Needs a deterministic table.
+
+    `given` holds arrays [1 or more, ...], of which all have the first row.
+    """
     x, _ = generator.latents(seed, np.arange(4))
-    return _decode(generator, params, table, sampling.interpolate_grid(x.reshape(2, 2, *x.shape[1:]), num))
+    latents = sampling.interpolate_grid(x.reshape(2, 2, *x.shape[1:]), num)
+    return _decode(generator, params, table, latents, jax.tree.map(lambda a: np.repeat(a[:1], num**2, axis=0), given))
 
 
 def reconstruction(generator: Generator, params: Any, tau: np.ndarray, images: np.ndarray) -> np.ndarray:
@@ -59,6 +66,6 @@ def inpainting(generator: Generator, params: Any, table: StepTable, seed: int, i
     return np.asarray(to_uint8(generator.sample(params, table, *generator.latents(seed, np.arange(len(images))), given)))
 
 
-def _decode(generator: Generator, params: Any, table: StepTable, latents: jax.Array) -> np.ndarray:
+def _decode(generator: Generator, params: Any, table: StepTable, latents: jax.Array, given) -> np.ndarray:
     flat = latents.reshape(-1, *generator.image_shape)
-    return np.asarray(to_uint8(generator.sample(params, table, flat))).reshape(latents.shape)
+    return np.asarray(to_uint8(generator.sample(params, table, flat, given=given))).reshape(latents.shape)

@@ -52,19 +52,29 @@ def from_workdir(workdir: str | os.PathLike) -> Model:
 def load(path: str | os.PathLike) -> Model:
     """Weights that `save` wrote. Raises ValueError where the file is damaged, foreign or does not fit its configuration."""
     path = pathlib.Path(path)
-    digest = path.with_name(path.name + ".sha256")
-    if digest.exists() and digest.read_text().split()[0] != hashlib.sha256(path.read_bytes()).hexdigest():
-        raise ValueError(f"{path} is not the file that {digest.name} was written for: it is damaged, fetch it again")
+    recorded = path.with_name(path.name + ".sha256")
+    if recorded.exists() and recorded.read_text().split()[0] != _digest(path):
+        raise ValueError(f"{path} is not the file that {recorded.name} was written for: it is damaged, fetch it again")
     try:
-        with safetensors.safe_open(path, framework="flax") as file:
-            metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata, names = file.metadata() or {}, list(file.keys())
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is damaged or not a safetensors file ({error})") from error
     if "ddim_jax_config" not in metadata:
         raise ValueError(f"{path} holds no ddim_jax configuration: it was not written by `python -m experiments.export`")
     config = ml_collections.ConfigDict(json.loads(metadata["ddim_jax_config"]))
-    return _fitted(config, {name: array.astype(jnp.float32) for name, array in arrays.items()}, str(path))
+    return _fitted(config, {name: _tensor(path, name) for name in names}, str(path))
+
+
+def _tensor(path: pathlib.Path, name: str) -> jax.Array:
+    """One array as float32, the file opened for it alone: an open file keeps in memory all that was read from it."""
+    with safetensors.safe_open(path, framework="numpy") as file:
+        return jnp.asarray(file.get_tensor(name), jnp.float32)
+
+
+def _digest(path: pathlib.Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read(source: str | os.PathLike) -> Model:
@@ -90,8 +100,7 @@ def save(path: str | os.PathLike, model: Model, dtype: str = "bfloat16") -> None
     """Writes the model as one safetensors file of this dtype, its configuration within, its SHA-256 in a file beside."""
     path = pathlib.Path(path)
     arrays = jax.tree.map(lambda a: jnp.asarray(a, dtype), traverse_util.flatten_dict(model.params, sep="."))
-    data = safetensors.flax.save(arrays, metadata={"ddim_jax_config": model.config.to_json()})
     with whole(path) as part:
-        part.write_bytes(data)
+        safetensors.flax.save_file(arrays, part, metadata={"ddim_jax_config": model.config.to_json()})
     with whole(path.with_name(path.name + ".sha256")) as part:
-        part.write_text(f"{hashlib.sha256(data).hexdigest()}  {path.name}\n")
+        part.write_text(f"{_digest(path)}  {path.name}\n")

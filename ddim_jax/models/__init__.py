@@ -2,13 +2,16 @@
 
 
 def check_fit(found: dict, expected: dict, source: str) -> None:
-    """Raises ValueError, naming each array of the two that is missing, unknown or of another shape or dtype."""
-    faults = [f"{name}: missing" for name in expected if name not in found]
-    faults += [f"{name}: not part of this network" for name in found if name not in expected]
-    for name in expected.keys() & found.keys():
-        if found[name].shape != expected[name].shape or found[name].dtype != expected[name].dtype:
-            given, wanted = (f"{a[name].dtype}{list(a[name].shape)}" for a in (found, expected))
-            faults.append(f"{name}: {given}, expected {wanted}")
+    """Raises ValueError, naming each array of the two that is missing, unknown or of another shape or dtype, with both shapes."""
+
+    def described(arrays, name, where_not):
+        return f"{arrays[name].dtype}{list(arrays[name].shape)}" if name in arrays else where_not
+
+    pairs = {
+        name: (described(found, name, "missing"), described(expected, name, "nothing of this name"))
+        for name in sorted(expected.keys() | found.keys())
+    }
+    faults = [f"{name}: {given}, expected {wanted}" for name, (given, wanted) in pairs.items() if given != wanted]
     if faults:
-        listed = "\n  ".join(sorted(faults)[:20] + [f"... {len(faults)} in all"] * (len(faults) > 20))
+        listed = "\n  ".join(faults[:20] + [f"... {len(faults)} in all"] * (len(faults) > 20))
         raise ValueError(f"{source} does not fit this configuration; was it made with another one?\n  {listed}")

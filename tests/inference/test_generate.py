@@ -114,6 +114,38 @@ def test_clipping_keeps_predictions_in_range():
     assert np.abs(Generator(CONFIG).trajectory(PARAMS, table(clipped), x).x0).max() > 1
 
 
+class TestLabels:
+    @pytest.fixture(scope="class")
+    def model(self):
+        config = tiny.get_config()
+        config.model.num_classes = 3
+        rng = np.random.default_rng(0)
+        shapes = configuration.parameter_shapes(config)
+        return config, jax.tree.map(lambda leaf: (0.1 * rng.normal(size=leaf.shape)).astype(np.float32), shapes)
+
+    def test_each_image_keeps_its_label_in_any_batch(self, model):
+        config, params = model
+        generator, label = Generator(config), np.array([2, 0, 1, 1, 2])
+        together = np.concatenate(list(generator.batches(params, table(generator), 0, 5, 5, {"label": label})))
+        apart = np.concatenate(list(generator.batches(params, table(generator), 0, 5, 2, {"label": label})))
+        assert np.abs(together.astype(int) - apart).max() <= 1
+        other = np.concatenate(list(generator.batches(params, table(generator), 0, 5, 5, {"label": (label + 1) % 3})))
+        assert np.abs(together.astype(int) - other).max() > 1
+
+    def test_guidance_of_no_weight_is_the_network_without_labels(self, model):
+        """Ho & Salimans: weight 0 is the unconditional network, which is also what it says to the label num_classes."""
+        config, params = model
+        plain, unguided = Generator(config), Generator(config, guided(configuration.make_schedule(config), weight=0.0))
+        x, _ = plain.latents(0, np.arange(2))
+        label = {"label": np.array([1, 2])}
+        expected = plain.sample(params, table(plain), x)
+        np.testing.assert_allclose(unguided.sample(params, table(plain), x, given=label), expected, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(
+            plain.sample(params, table(plain), x, given={"label": np.array([3, 3])}), expected, rtol=1e-4, atol=1e-4
+        )
+        assert np.abs(plain.sample(params, table(plain), x, given=label) - expected).max() > 1e-2
+
+
 class TestWeights:
     def test_round_trip(self, tmp_path):
         model = weights.Model(CONFIG, PARAMS)

@@ -1,0 +1,78 @@
+"""Files of tensors, one tensor in memory at a time."""
+
+import functools
+import hashlib
+import json
+import os
+import pathlib
+from typing import Mapping
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+
+from ddim_jax.data.images import whole
+from ddim_jax.interop import pickles
+from ddim_jax.interop.pickles import Tensor
+
+_DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}  # others are no weights
+
+
+def tensors(path: str | os.PathLike) -> dict[str, Tensor]:
+    """All tensors of a safetensors file or a PyTorch checkpoint, by name; of a training checkpoint, the averaged ones.
+
+    Raises ValueError for a file that is damaged, is not the one that PATH.sha256 was written for, or holds something else.
+    """
+    path = pathlib.Path(path)
+    digest = path.with_name(path.name + ".sha256")
+    if digest.exists():
+        with open(path, "rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != digest.read_text().split()[0]:
+                raise ValueError(f"{path} is not the file that {digest.name} was written for: it is damaged, fetch it again")
+    return _safetensors(path) if path.suffix == ".safetensors" else _state_dict(pickles.load(path), path)
+
+
+def _state_dict(content, path: pathlib.Path) -> dict[str, Tensor]:
+    """The paper's training checkpoints are [model, optimizer, epoch, step, average], the last only where one was kept."""
+    if isinstance(content, list) and len(content) in (4, 5):
+        content = content[0] if len(content) == 4 else content[4]
+    named = isinstance(content, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())
+    if not named or not content:
+        raise ValueError(
+            f"{path} holds something else than a dictionary of tensors, or the paper's [model, optimizer, epoch, step, average]"
+        )
+    return {name.removeprefix("module."): tensor for name, tensor in content.items()}  # which DataParallel puts in front
+
+
+def _safetensors(path: pathlib.Path) -> dict[str, Tensor]:
+    def read(name: str) -> np.ndarray:  # opened anew for each, since pages once read count as ours until it is closed
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return file.get_tensor(name)
+
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}
+            return {
+                name: Tensor(tuple(s.get_shape()), np.dtype(_DTYPES.get(s.get_dtype(), np.int64)), functools.partial(read, name))
+                for name, s in slices.items()
+            }
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is damaged or not a safetensors file ({error})") from error
+
+
+def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes arrays, as float32, as a safetensors file: whole or not at all.
+
+    The arrays may be transposed views: each is laid out by itself, where the library's own writer wants all of them so at
+    once. The format is the length of a header in 8 bytes, the header in JSON, and the arrays, row by row.
+    """
+    entries, end = {"__metadata__": {"format": "pt"}}, 0  # which diffusers looks for
+    for name, array in arrays.items():
+        begin, end = end, end + 4 * array.size
+        entries[name] = {"dtype": "F32", "shape": array.shape, "data_offsets": [begin, end]}
+    header = json.dumps(entries).encode()
+    header += b" " * (-len(header) % 8)
+    with whole(path) as part, open(part, "wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        for array in arrays.values():
+            file.write(np.ascontiguousarray(array, "<f4").data)

@@ -1,0 +1,164 @@
+"""Weights in any format that people publish, as our model: what lies at a path, and how it becomes a configuration and arrays."""
+
+import functools
+import json
+import os
+import pathlib
+from typing import Mapping
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import safetensors
+from flax import traverse_util
+
+from ddim_jax import configuration
+from ddim_jax.inference import weights
+from ddim_jax.inference.weights import Model
+from ddim_jax.interop import files, names, schedulers, unets
+from ddim_jax.interop.pickles import Tensor
+from ddim_jax.models import check_fit
+
+FORMATS = {
+    "ours": "the folder of a training run, or a safetensors file that `weights.save` wrote",
+    "ermongroup": "a state dict or training checkpoint of the paper's PyTorch code, or of pesser/pytorch_diffusion",
+    "diffusers": "a folder or file of diffusers' UNet2DModel, its config.json beside it",
+}
+_WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+
+# Where a checkpoint brings no schedule, it is the paper's.
+_DIFFUSION = dict(
+    schedule="linear",
+    num_steps=1000,
+    beta_start=1e-4,
+    beta_end=0.02,
+    prediction="eps",
+    zero_terminal_snr=False,
+    categories=0,
+)
+_SAMPLING = dict(steps=50, spacing="leading", eta=0.0, clip=False, count=64)
+
+
+def read(path: str | os.PathLike, format: str | None = None, image_size: int | None = None) -> Model:
+    """The model at a path, in one of FORMATS; without `format` it is found out. Parameters are float32.
+
+    `image_size` is for checkpoints that do not say, or that shall draw images of another size.
+    Raises FileNotFoundError where there is nothing, and ValueError, saying what does not fit, where something else is.
+    """
+    path = pathlib.Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file or folder {path}; published weights are to be downloaded first")
+    if format is not None and format not in FORMATS:
+        raise ValueError(f"unknown format {format!r}; expected one of {', '.join(FORMATS)}")
+    file, fields = _locate(path)
+    if file is None:
+        return weights.from_workdir(path)
+    if format == "ours" or format is None and _is_ours(file):
+        return weights.load(file)
+    tensors = files.tensors(file)
+    format = format or _detect(tensors, file)
+    if format == "ermongroup":
+        shapes = {name: tensor.shape for name, tensor in tensors.items()}
+        model, image_size, channels = unets.from_ermongroup(shapes, str(file), image_size)
+        diffusion, sampling = _DIFFUSION, _SAMPLING
+        naming = names.ERMONGROUP
+    else:
+        if fields is None:
+            raise ValueError(f"{file} holds diffusers' weights, but no config.json beside it says of which network")
+        model, image_size, channels = unets.from_diffusers(fields, str(file.with_name("config.json")), image_size)
+        diffusion, sampling = _scheduler(file)
+        naming = names.DIFFUSERS_OLD if any(name.endswith(".proj_attn.weight") for name in tensors) else names.DIFFUSERS
+    config = ml_collections.ConfigDict(
+        dict(data=_data(image_size, channels), model=model, diffusion=diffusion, sampling=sampling)
+    )
+    configuration.make_schedule(config)  # which refuses fields that do not go together
+    return Model(config, _parameters(config, tensors, naming, str(file)))
+
+
+def _locate(path: pathlib.Path) -> tuple[pathlib.Path | None, dict | None]:
+    """(the file of weights, the config.json beside it) for a file or one of diffusers' folders; no file for a run of ours."""
+    if path.is_file():
+        config = path.with_name("config.json")
+        return path, _json(config) if config.exists() else None
+    folder = path / "unet" if (path / "unet" / "config.json").exists() else path
+    config = folder / "config.json"
+    fields = _json(config) if config.exists() else {}
+    if "_class_name" not in fields:
+        return None, None
+    found = [folder / name for name in _WEIGHTS if (folder / name).exists()]
+    if not found:
+        raise FileNotFoundError(f"{folder} has a config.json of diffusers but no {' or '.join(_WEIGHTS)}")
+    return found[0], fields
+
+
+def _json(path: pathlib.Path) -> dict:
+    try:
+        return dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged or not a configuration in JSON ({error})") from error
+
+
+def _is_ours(file: pathlib.Path) -> bool:
+    """Whether a file carries our configuration. A damaged one does not, and fails as what it then seems to be."""
+    try:
+        with safetensors.safe_open(file, framework="numpy") as opened:
+            return "ddim_jax_config" in (opened.metadata() or {})
+    except safetensors.SafetensorError:
+        return False
+
+
+def _detect(tensors: Mapping[str, Tensor], file: pathlib.Path) -> str:
+    """Which of FORMATS the names of the tensors belong to."""
+    if "temb.dense.0.weight" in tensors:
+        return "ermongroup"
+    if "time_embedding.linear_1.weight" in tensors:
+        return "diffusers"
+    if "time_embed.0.weight" in tensors and "input_blocks.0.0.weight" in tensors:
+        raise ValueError(
+            f"{file} is of openai's improved-diffusion or guided-diffusion, whose network is another one: cosines before sines "
+            "in its time embedding, 1e-5 in its normalisation, symmetric padding, several heads of attention and, as "
+            "published, scale-shift normalisation and a learned variance. It cannot run here"
+        )
+    begin = ", ".join(sorted(tensors)[:3])
+    known = "\n  ".join(f"{name}: {what}" for name, what in FORMATS.items())
+    raise ValueError(f"{file} holds {begin}, ..., which belong to no format known here. Known are\n  {known}")
+
+
+def _scheduler(file: pathlib.Path) -> tuple[dict, dict]:
+    """(config.diffusion, config.sampling) of the scheduler that lies with a diffusers network: beside it, or a folder up."""
+    for folder in (file.parent, file.parent.parent / "scheduler"):
+        path = folder / "scheduler_config.json"
+        if path.exists():
+            return schedulers.from_diffusers(_json(path), str(path))
+    return _DIFFUSION, _SAMPLING
+
+
+def _data(image_size: int, channels: int) -> dict:
+    """A checkpoint names no data set: a folder of images, which the user gives, stands in for it."""
+    return dict(
+        name="folder",
+        split="train",
+        directory=ml_collections.config_dict.placeholder(str),
+        image_size=image_size,
+        channels=channels,
+        crop="center",
+        flip=True,
+        memory_limit_mb=4096,
+    )
+
+
+def _parameters(config: ml_collections.ConfigDict, tensors: dict[str, Tensor], naming: names.Naming, source: str) -> dict:
+    """Our parameters from theirs, one in memory at a time. Raises ValueError, in their names, where the two do not fit."""
+    ours = traverse_util.flatten_dict(configuration.parameter_shapes(config), sep=".")
+    theirs = {name: naming.name(name, len(config.model.multipliers)) for name in ours}
+    expected = {theirs[name]: jax.eval_shape(functools.partial(naming.to_theirs, name), ours[name]) for name in ours}
+    found = {name: jax.ShapeDtypeStruct(tensor.shape, _as_read(tensor.dtype)) for name, tensor in tensors.items()}
+    check_fit(found, expected, source)
+    params = {name: jnp.array(naming.to_ours(name, tensors[theirs[name]].read()), jnp.float32) for name in ours}
+    return traverse_util.unflatten_dict(params, sep=".")
+
+
+def _as_read(dtype: np.dtype) -> np.dtype:
+    """Numbers of any precision become float32; anything else is no weight and shall not fit."""
+    return np.dtype(np.float32) if jnp.issubdtype(dtype, jnp.floating) else dtype

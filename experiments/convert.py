@@ -1,0 +1,35 @@
+"""Turns published weights into ours, and ours into a folder that diffusers loads.
+
+    python -m experiments.convert diffusion_cifar10_model-790000.ckpt cifar10.safetensors
+    python -m experiments.convert FOLDER_OF_DIFFUSERS cifar10.safetensors
+    python -m experiments.convert runs/cifar10 cifar10_for_diffusers/
+
+A DST that ends in .safetensors becomes a file of ours, with its SHA-256 beside it; any other a folder of diffusers. SRC is
+whatever `ddim_jax.interop.read` reads; see docs/coming-from-diffusers.md.
+"""
+
+from absl import app, flags, logging
+
+from ddim_jax import interop
+from ddim_jax.inference import weights
+from ddim_jax.interop import formats, to_diffusers
+
+_FORMAT = flags.DEFINE_enum("format", "auto", ("auto", *formats.FORMATS), "The format of SRC.")
+_IMAGE_SIZE = flags.DEFINE_integer("image_size", None, "Of SRC, where it does not say.", lower_bound=1)
+
+
+def main(arguments):
+    logging.set_verbosity(logging.ERROR)  # Orbax tells a great deal
+    if len(arguments) != 3:
+        raise app.UsageError("give two paths: python -m experiments.convert SRC DST")
+    _, source, destination = arguments
+    model = interop.read(source, None if _FORMAT.value == "auto" else _FORMAT.value, _IMAGE_SIZE.value)
+    if destination.endswith(".safetensors"):
+        weights.save(destination, model, "float32")
+    else:
+        to_diffusers.save(destination, model)
+    print(f"wrote {destination}")
+
+
+if __name__ == "__main__":
+    app.run(main)
