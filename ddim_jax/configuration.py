@@ -57,10 +57,13 @@ def make_predictor(config: ml_collections.ConfigDict, network: process.EpsFn) ->
 
 def make_loss(config: ml_collections.ConfigDict) -> Callable:
     """The objective of config.diffusion: (schedule, network (x, t), x0 [B, ...], t [B], keys [B]) -> [B]."""
-    schedule = make_schedule(config)
+    schedule, gamma = make_schedule(config), config.training.min_snr_gamma
     if config.diffusion.categories:
+        if gamma:
+            raise ValueError(
+                f"config.training.min_snr_gamma is {gamma}; the loss over categories has no such weight: set it to 0"
+            )
         return functools.partial(_categorical_loss, categories=config.diffusion.categories)
-    gamma = config.training.min_snr_gamma
     if gamma and schedule.alpha_bar[-1] == 0:
         raise ValueError(
             "config.training.min_snr_gamma gives the last step of a schedule with zero terminal SNR no weight at all, so that "

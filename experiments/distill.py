@@ -27,15 +27,15 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the runs, one for eac
 
 def make_loss(config, num_student_steps: int):
     """The objective of one stage, for `train`: the parameters of the teacher are what it is given."""
-    if config.model.num_classes or config.diffusion.categories:
-        raise ValueError("distillation is of networks without classes and with Gaussian noise; see config.model and .diffusion")
+    if config.diffusion.categories:
+        raise ValueError("config.diffusion.categories is set: distillation is of networks with Gaussian noise")
     unet = configuration.make_unet(config)
     tau = subsequence(config.diffusion.num_steps, 2 * num_student_steps, "trailing")
 
-    def loss_fn(schedule, network, x0, t, keys, given):
+    def loss_fn(schedule, network, x0, t, keys, given, label):
         eps = jax.vmap(lambda key: jax.random.normal(key, x0.shape[1:]))(keys)
         predictor = functools.partial(configuration.make_predictor, config)
-        teacher = predictor(number_from_zero(lambda x, step: unet.apply({"params": given}, x, step)))
+        teacher = predictor(number_from_zero(lambda x, step: unet.apply({"params": given}, x, step, label)))
         return distillation_loss(schedule, predictor(network), teacher, tau, x0, t, eps)
 
     return loss_fn

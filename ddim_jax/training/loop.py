@@ -31,7 +31,7 @@ def train(
 
     `draw` makes a picture, uint8 [H, W, C], from the averaged parameters; it is called every `sample_every` steps. A new
     run begins with the parameters `initial`, or without them with random ones, as the network draws them. The objective is
-    the configuration's, or `loss_fn`, which also takes the arrays `given` (see `step.LossFn`). SIGTERM and SIGINT end the
+    the configuration's, or `loss_fn`, which also takes the arrays `given` and the batch's `label` (see `step.LossFn`). SIGTERM and SIGINT end the
     run after the call at hand, with a checkpoint. Raises ValueError for a configuration that cannot work or is not that of
     the run in `workdir`, and DivergedError where the loss or gradient is not finite, before anything of it is saved.
     """
@@ -128,7 +128,7 @@ def make_step(config: ml_collections.ConfigDict, loss_fn: Callable | None = None
             apply_fn=apply_fn,
             optimizer=optimizer,
             schedule=configuration.make_schedule(config),
-            loss_fn=functools.partial(loss_fn, given=given) if loss_fn else configuration.make_loss(config),
+            loss_fn=functools.partial(loss_fn, given=given, label=label) if loss_fn else configuration.make_loss(config),
             ema_decay=run.ema_decay,
             flip=config.data.flip,
             no_label=config.model.num_classes,

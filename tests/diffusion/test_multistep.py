@@ -132,6 +132,7 @@ def rk4(sigmas, eps, x):
     return np.asarray(end / np.sqrt(1 + sigmas[0] ** 2))
 
 
+UNIPC = {order: functools.partial(unipc, order=order) for order in (1, 2, 3)}
 DATA = {
     "Gaussian": lambda schedule: gaussian(schedule, 0.3, 0.5),
     "mixture": lambda schedule: mixture(schedule, **THREE),
@@ -141,16 +142,18 @@ DATA = {
 @pytest.mark.parametrize("data", DATA)
 @pytest.mark.parametrize(
     "solver, order",
-    [(ddim, 1), (dpmpp_2m, 2), (plms, 2), (unipc, 3), (functools.partial(unipc, order=1), 2)],
-    ids=["ddim", "dpmpp_2m", "plms", "unipc", "unipc1"],
+    [(ddim, 1), (dpmpp_2m, 2), (plms, 2), (UNIPC[1], 2), (UNIPC[2], 3), (UNIPC[3], 3)],
+    ids=["ddim", "dpmpp_2m", "plms", "unipc1", "unipc2", "unipc3"],
 )
 def test_orders_of_convergence(solver, order, data):
     """Oracle 13, in steps of one size in log(sigma): DDIM 1, 2M 2, PLMS 2 (Theorem 2 of its paper), UniPC p + 1. The order is
-    read off the last doubling, where the others' terms have died away: within a tenth, or for order 3 a third.
+    read off the last doubling, where the others' terms have died away. UniPC-3's do not: its first and last steps are of lower
+    order, so that 3 is certain and no more (on the Gaussian the two parts cancel near 160 steps, which is steeper than either).
     """
     found = errors(np.geomspace(0.02, 20, 641), solver, DATA[data], jnp.asarray(latents(200)))
     last = slope(LENGTHS[-2:], found[-2:])
-    assert abs(last + order) < (0.33 if order == 3 else 0.15), (last, found)
+    assert last + order < 0.15, (last, found)
+    assert solver is UNIPC[3] or last + order > -0.15, (last, found)
 
 
 def test_plms_reaches_its_order_where_its_premise_holds():

@@ -117,6 +117,10 @@ def test_labels_are_withheld_as_often_as_asked_and_arrive_with_their_images():
             dict(diffusion=dict(prediction="v", zero_terminal_snr=True), training=dict(min_snr_gamma=5.0)),
             "gives the last step of a schedule with zero terminal SNR no weight",
         ),
+        (
+            dict(diffusion=dict(prediction="x0", categories=2), training=dict(min_snr_gamma=5.0)),
+            "the loss over categories has no such weight",
+        ),
         (dict(model=dict(num_classes=9)), "config.model.num_classes is 9, but 'mnist_5k' has 10 classes"),
     ],
 )
