@@ -52,9 +52,7 @@ def from_workdir(workdir: str | os.PathLike) -> Model:
 def load(path: str | os.PathLike) -> Model:
     """Weights that `save` wrote. Raises ValueError where the file is damaged, foreign or does not fit its configuration."""
     path = pathlib.Path(path)
-    recorded = path.with_name(path.name + ".sha256")
-    if recorded.exists() and recorded.read_text().split()[0] != _digest(path):
-        raise ValueError(f"{path} is not the file that {recorded.name} was written for: it is damaged, fetch it again")
+    check_digest(path)
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata, names = file.metadata() or {}, list(file.keys())
@@ -70,6 +68,13 @@ def _tensor(path: pathlib.Path, name: str) -> jax.Array:
     """One array as float32, the file opened for it alone: an open file keeps in memory all that was read from it."""
     with safetensors.safe_open(path, framework="numpy") as file:
         return jnp.asarray(file.get_tensor(name), jnp.float32)
+
+
+def check_digest(path: pathlib.Path) -> None:
+    """Raises ValueError where a file PATH.sha256 lies beside this one and was written for another."""
+    recorded = path.with_name(path.name + ".sha256")
+    if recorded.exists() and recorded.read_text().split()[0] != _digest(path):
+        raise ValueError(f"{path} is not the file that {recorded.name} was written for: it is damaged, fetch it again")
 
 
 def _digest(path: pathlib.Path) -> str:

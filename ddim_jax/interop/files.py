@@ -1,7 +1,6 @@
 """Files of tensors, one tensor in memory at a time."""
 
 import functools
-import hashlib
 import json
 import os
 import pathlib
@@ -12,6 +11,7 @@ import numpy as np
 import safetensors
 
 from ddim_jax.data.images import whole
+from ddim_jax.inference.weights import check_digest
 from ddim_jax.interop import pickles
 from ddim_jax.interop.pickles import Tensor
 
@@ -24,11 +24,7 @@ def tensors(path: str | os.PathLike) -> dict[str, Tensor]:
     Raises ValueError for a file that is damaged, is not the one that PATH.sha256 was written for, or holds something else.
     """
     path = pathlib.Path(path)
-    digest = path.with_name(path.name + ".sha256")
-    if digest.exists():
-        with open(path, "rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != digest.read_text().split()[0]:
-                raise ValueError(f"{path} is not the file that {digest.name} was written for: it is damaged, fetch it again")
+    check_digest(path)
     return _safetensors(path) if path.suffix == ".safetensors" else _state_dict(pickles.load(path), path)
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddim_jax.diffusion.schedule import Schedule
+from ddim_jax.diffusion.schedule import Schedule, from_alpha_bar
 
 
 def gaussian(schedule: Schedule, mean: float, std: float):
@@ -73,6 +73,38 @@ def paper_sampler(betas, seq, eps_fn, x, noise, eta=None) -> np.ndarray:
             x = mean + (i != 0) * beta**0.5 * z
         xs.append(x)
     return np.stack(xs)
+
+
+LENGTHS = np.array([20, 40, 80, 160])  # S, of orders of convergence
+
+
+def fine(sigmas) -> tuple[Schedule, np.ndarray]:
+    """A schedule of 641 steps with these sigmas (of x / sqrt(a): a = 1 / (1 + sigma^2)), and all of its steps."""
+    return from_alpha_bar(np.concatenate([[1], 1 / (1 + sigmas**2)])), np.concatenate([[0], np.arange(1, 642)])
+
+
+def rk4(sigmas, eps, x):
+    """Where Eq. 14 takes x from the largest of the sigmas to the smallest: in log(sigma) if they are spaced so, else in sigma.
+
+    Its 320 steps, over two neighbours each, err by 1/320^4 where DDIM's S do by 1/S.
+    """
+    logs = np.allclose(np.diff(np.log(sigmas)), np.log(sigmas[1] / sigmas[0]))
+    time = np.log(sigmas) if logs else sigmas
+
+    def slope_at(x_bar, t):
+        sigma = jnp.asarray(sigmas)[t - 1]
+        return eps(x_bar / jnp.sqrt(1 + sigma**2), t) * (sigma if logs else 1)
+
+    def step(x_bar, t):
+        h = 2 * (time[0] - time[1])
+        k1 = slope_at(x_bar, t)
+        k2 = slope_at(x_bar + h / 2 * k1, t - 1)
+        k3 = slope_at(x_bar + h / 2 * k2, t - 1)
+        k4 = slope_at(x_bar + h * k3, t - 2)
+        return x_bar + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4), None
+
+    end, _ = jax.lax.scan(step, x * np.sqrt(1 + sigmas[-1] ** 2), jnp.arange(641, 1, -2))
+    return np.asarray(end / np.sqrt(1 + sigmas[0] ** 2))
 
 
 def slope(num_steps, errors) -> float:

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import THREE, gaussian, mixture, rms, sliced_wasserstein, slope
+from oracles import LENGTHS, THREE, fine, gaussian, mixture, rk4, rms, sliced_wasserstein, slope
 
 from ddim_jax.diffusion.process import clip_x0, from_eps, from_v, velocity
 from ddim_jax.diffusion.sampling import sample, trajectory
-from ddim_jax.diffusion.schedule import from_alpha_bar, linear, log_snr_subsequence, subsequence, zero_terminal_snr
+from ddim_jax.diffusion.schedule import linear, log_snr_subsequence, subsequence, zero_terminal_snr
 from ddim_jax.diffusion.solvers import ddim, dpmpp_2m, plms, repaint, unipc
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -88,14 +88,6 @@ def test_every_step_equals_that_of_diffusers(name, table, tolerance, S, spacing,
 
 # ---- order of convergence, on the ODE of Eq. 14 between sigma = 20 and .02, against RK4's 1/640^4
 
-LENGTHS = np.array([20, 40, 80, 160])
-
-
-def fine(sigmas):
-    """A schedule of 641 steps with these sigmas, and functions that take its latents through a table and through RK4."""
-    schedule = from_alpha_bar(np.concatenate([[1], 1 / (1 + sigmas**2)]))
-    return schedule, np.concatenate([[0], np.arange(1, 642)])
-
 
 def errors(sigmas, solver, eps_of, x):
     """RMS errors at the smallest sigma after S steps, without the step from there to x_0, which would add one error to all."""
@@ -109,27 +101,6 @@ def errors(sigmas, solver, eps_of, x):
         end = run(jax.tree.map(lambda column: column[:-1], table), x, KEY)
         found.append(rms(end - exact))
     return found
-
-
-def rk4(sigmas, eps, x):
-    """Eq. 14 in log(sigma) if the sigmas are spaced so, else in sigma: steps over two neighbours each."""
-    logs = np.allclose(np.diff(np.log(sigmas)), np.log(sigmas[1] / sigmas[0]))
-    time = np.log(sigmas) if logs else sigmas
-
-    def slope_at(x_bar, t):
-        sigma = jnp.asarray(sigmas)[t - 1]
-        return eps(x_bar / jnp.sqrt(1 + sigma**2), t) * (sigma if logs else 1)
-
-    def step(x_bar, t):
-        h = 2 * (time[0] - time[1])
-        k1 = slope_at(x_bar, t)
-        k2 = slope_at(x_bar + h / 2 * k1, t - 1)
-        k3 = slope_at(x_bar + h / 2 * k2, t - 1)
-        k4 = slope_at(x_bar + h * k3, t - 2)
-        return x_bar + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4), None
-
-    end, _ = jax.lax.scan(step, x * np.sqrt(1 + sigmas[-1] ** 2), jnp.arange(641, 1, -2))
-    return np.asarray(end / np.sqrt(1 + sigmas[0] ** 2))
 
 
 UNIPC = {order: functools.partial(unipc, order=order) for order in (1, 2, 3)}
