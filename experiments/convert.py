@@ -3,6 +3,7 @@
     python -m experiments.convert diffusion_cifar10_model-790000.ckpt cifar10.safetensors
     python -m experiments.convert FOLDER_OF_DIFFUSERS cifar10.safetensors
     python -m experiments.convert runs/cifar10 cifar10_for_diffusers/
+    python -m experiments.convert runs/digits digits.safetensors --dtype=bfloat16
 
 A DST that ends in .safetensors becomes a file of ours, with its SHA-256 beside it; any other a folder of diffusers. SRC is
 whatever `ddim_jax.interop.read` reads; see docs/coming-from-diffusers.md.
@@ -15,6 +16,7 @@ from ddim_jax.inference import weights
 from ddim_jax.interop import formats, to_diffusers
 
 _FORMAT = flags.DEFINE_enum("format", "auto", ("auto", *formats.FORMATS), "The format of SRC.")
+_DTYPE = flags.DEFINE_enum("dtype", "float32", ("float32", "bfloat16"), "Of the numbers in a file of ours.")
 _IMAGE_SIZE = flags.DEFINE_integer("image_size", None, "Of SRC, where it does not say.", lower_bound=1)
 
 
@@ -23,9 +25,11 @@ def main(arguments):
     if len(arguments) != 3:
         raise app.UsageError("give two paths: python -m experiments.convert SRC DST")
     _, source, destination = arguments
+    if _DTYPE.value != "float32" and not destination.endswith(".safetensors"):
+        raise app.UsageError("--dtype is of files of ours, whose names end in .safetensors; a folder of diffusers is float32")
     model = interop.read(source, None if _FORMAT.value == "auto" else _FORMAT.value, _IMAGE_SIZE.value)
     if destination.endswith(".safetensors"):
-        weights.save(destination, model, "float32")
+        weights.save(destination, model, _DTYPE.value)
     else:
         to_diffusers.save(destination, model)
     print(f"wrote {destination}")

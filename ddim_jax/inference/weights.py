@@ -59,7 +59,7 @@ def load(path: str | os.PathLike) -> Model:
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is damaged or not a safetensors file ({error})") from error
     if "ddim_jax_config" not in metadata:
-        raise ValueError(f"{path} holds no ddim_jax configuration: it was not written by `python -m experiments.export`")
+        raise ValueError(f"{path} holds no ddim_jax configuration: it was not written by `python -m experiments.convert`")
     config = ml_collections.ConfigDict(json.loads(metadata["ddim_jax_config"]))
     return _fitted(config, {name: _tensor(path, name) for name in names}, str(path))
 
@@ -101,7 +101,7 @@ def initial(config: ml_collections.ConfigDict) -> Any:
     return _fitted(config, arrays, source).params
 
 
-def save(path: str | os.PathLike, model: Model, dtype: str = "bfloat16") -> None:
+def save(path: str | os.PathLike, model: Model, dtype: str = "float32") -> None:
     """Writes the model as one safetensors file of this dtype, its configuration within, its SHA-256 in a file beside."""
     path = pathlib.Path(path)
     arrays = jax.tree.map(lambda a: jnp.asarray(a, dtype), traverse_util.flatten_dict(model.params, sep="."))

@@ -162,10 +162,10 @@ def test_train_says_what_is_wrong_before_it_begins(tmp_path, override, message):
 
 
 @pytest.mark.slow
-def test_train_export_and_sample_follow_each_other(tmp_path):
+def test_train_convert_and_sample_follow_each_other(tmp_path):
     run = tmp_path / "run"
     assert command("train", "--config=tests/tiny.py", f"--workdir={run}").returncode == 0
-    assert command("export", f"--workdir={run}", f"--output={tmp_path}/tiny.safetensors").returncode == 0
+    assert command("convert", run, tmp_path / "tiny.safetensors", "--dtype=bfloat16").returncode == 0
     for source in (f"--workdir={run}", f"--checkpoint={tmp_path}/tiny.safetensors"):
         done = command(
             "sample", source, f"--output={tmp_path}/out", "--num_images=2", "--steps=2", "--solver=ddpm", "--variance=large"

@@ -149,9 +149,9 @@ class TestLabels:
 class TestWeights:
     def test_round_trip(self, tmp_path):
         model = weights.Model(CONFIG, PARAMS)
-        weights.save(tmp_path / "exact.safetensors", model, dtype="float32")
+        weights.save(tmp_path / "exact.safetensors", model)
         jax.tree.map(np.testing.assert_array_equal, weights.load(tmp_path / "exact.safetensors").params, PARAMS)
-        weights.save(tmp_path / "half.safetensors", model)
+        weights.save(tmp_path / "half.safetensors", model, dtype="bfloat16")
         half = weights.load(tmp_path / "half.safetensors")
         assert configuration.make_unet(half.config) == configuration.make_unet(CONFIG)
         # bfloat16 keeps 8 significant bits; what is read back is float32 again.

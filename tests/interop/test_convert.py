@@ -76,7 +76,7 @@ def test_from_a_run_and_through_every_format(model, tmp_path):
     with Checkpoints(tmp_path / "run" / "checkpoints") as checkpoints:
         checkpoints.save(Saved(8, model.params))
     to_diffusers.save(tmp_path / "a", interop.read(tmp_path / "run"))
-    weights.save(tmp_path / "b.safetensors", interop.read(tmp_path / "a"), "float32")
+    weights.save(tmp_path / "b.safetensors", interop.read(tmp_path / "a"))
     to_diffusers.save(tmp_path / "c", interop.read(tmp_path / "b.safetensors"))
     jax.tree.map(np.testing.assert_array_equal, bits(interop.read(tmp_path / "c")), bits(model))
     a, c = (folder / "unet" / "diffusion_pytorch_model.safetensors" for folder in (tmp_path / "a", tmp_path / "c"))

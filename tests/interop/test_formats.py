@@ -98,7 +98,7 @@ def test_places_of_diffusers_files(unet, tmp_path):
 def test_ours(unet, tmp_path):
     unet.save_pretrained(tmp_path / "unet")
     model = interop.read(tmp_path / "unet")
-    weights.save(tmp_path / "ours.safetensors", model, "float32")
+    weights.save(tmp_path / "ours.safetensors", model)
     for format in (None, "ours"):
         again = interop.read(tmp_path / "ours.safetensors", format)
         same(model, again)

@@ -21,7 +21,7 @@ def peak():  # of this process alone; getrusage would begin with that of the one
 jax.numpy.zeros(1)
 before = peak()
 model = interop.read(sys.argv[1])
-weights.save(sys.argv[2], model, "float32")
+weights.save(sys.argv[2], model)
 del model
 to_diffusers.save(sys.argv[3], interop.read(sys.argv[2]))
 interop.read(sys.argv[3])

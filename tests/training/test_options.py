@@ -57,7 +57,7 @@ def test_every_kind_of_run_trains_and_draws(tmp_path, parts):
 def test_a_run_begins_with_the_weights_it_is_given(tmp_path):
     """At a learning rate of 0 it ends with them too, in its average as well."""
     made = config(training=dict(learning_rate=0.0))
-    weights.save(tmp_path / "first.safetensors", weights.Model(made, random_params(made)), dtype="float32")
+    weights.save(tmp_path / "first.safetensors", weights.Model(made, random_params(made)))
     made.training.initial_weights = str(tmp_path / "first.safetensors")
     end = train(made, tmp_path / "run", blank, weights.initial(made))
     for params in (end.params, end.ema):
@@ -75,7 +75,7 @@ def test_weights_of_another_network_are_no_beginning(tmp_path):
 def test_a_network_that_is_to_learn_classes_begins_as_the_same_function(tmp_path):
     """Labels added to weights without them say nothing yet: for any of them the output is that of the old network."""
     old, new = config(), config(model=dict(num_classes=10))
-    weights.save(tmp_path / "w.safetensors", weights.Model(old, random_params(old)), dtype="float32")
+    weights.save(tmp_path / "w.safetensors", weights.Model(old, random_params(old)))
     new.training.initial_weights = str(tmp_path / "w.safetensors")
     x, step = jax.random.normal(jax.random.key(0), (2, 28, 28, 1)), jnp.array([3, 900])
     expected = configuration.make_unet(old).apply({"params": random_params(old)}, x, step)
