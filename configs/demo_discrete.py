@@ -15,7 +15,7 @@ def get_config():
     config = demo.get_config()
     config.diffusion.update(categories=2, prediction="x0", zero_terminal_snr=True)
     config.model.update(input_skip=False)
-    config.training.update(steps=1500, ema_decay=0.995)
+    config.training.update(steps=1500, ema_decay=0.995, min_snr_gamma=0.0)
     config.training.update(sample_every=500, checkpoint_every=500)
     config.sampling.update(steps=100)
     return config

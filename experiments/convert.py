@@ -16,7 +16,7 @@ from ddim_jax.inference import weights
 from ddim_jax.interop import formats, to_diffusers
 
 _FORMAT = flags.DEFINE_enum("format", "auto", ("auto", *formats.FORMATS), "The format of SRC.")
-_DTYPE = flags.DEFINE_enum("dtype", "float32", ("float32", "bfloat16"), "Of the numbers in a file of ours.")
+_DTYPE = flags.DEFINE_enum("dtype", "float32", ("float32", "bfloat16"), "Of the kernels in a file of ours; the rest is float32.")
 _IMAGE_SIZE = flags.DEFINE_integer("image_size", None, "Of SRC, where it does not say.", lower_bound=1)
 
 

@@ -14,15 +14,17 @@ from absl import app, flags, logging
 
 from configs import demo
 from ddim_jax.data import images, sources
-from ddim_jax.diffusion import schedule, solvers
+from ddim_jax.diffusion import solvers
 from ddim_jax.inference import pictures, weights
 from ddim_jax.inference.generate import Generator
+from ddim_jax.inference.guided import guided
 from ddim_jax.training.loop import train
 
 _OUTPUT = flags.DEFINE_string("output", "runs/demo", "Folder to write to.")
 _TRAIN_STEPS = flags.DEFINE_integer("train_steps", 80, "How long to train anew; a multiple of 40.")
 
 SEED, STEPS, SPACING = 0, 50, "trailing"
+COUNT, COLUMNS = 1000, 20  # digits 0 to 9, and again 0 to 9, in the columns of each picture
 
 
 class Report:
@@ -48,39 +50,47 @@ def draw(report: Report, output: pathlib.Path) -> None:
     config, params = weights.load(weights.DIGITS)
     generator = Generator(config)
     noise_schedule = generator.schedule
+    given = {"label": np.arange(COUNT) % 10}
+    row = {"label": given["label"][:COLUMNS]}
+    digits = {"label": np.arange(10)}
 
     def tau(steps):
-        return schedule.subsequence(noise_schedule.num_steps, steps, SPACING)
+        return generator.tau(steps, SPACING)
 
     table = solvers.ddim(noise_schedule, tau(STEPS))
 
     def save(name, pictures_of):
         images.save_png(output / name, images.grid(pictures_of))
 
-    with report.part("256 digits in 50 steps", "samples.png", "samples.npz"):
-        samples = np.concatenate(list(generator.batches(params, table, SEED, 256, batch_size=64)))
-        save("samples.png", samples)
+    with report.part(f"{COUNT} digits in {STEPS} steps, {15 * COLUMNS} of them in the picture", "samples.png", "samples.npz"):
+        samples = np.concatenate(list(generator.batches(params, table, SEED, COUNT, 100, given)))
+        save("samples.png", samples[: 15 * COLUMNS].reshape(-1, COLUMNS, *samples.shape[1:]))
         with images.npz_writer(output / "samples.npz", "samples", samples.shape) as write:
             write(samples)
     with report.part("the x_0 predicted on the way", "chain.png"):
-        save("chain.png", pictures.chain(generator, params, table, SEED, count=8, stages=10))
+        save("chain.png", pictures.chain(generator, params, table, SEED, count=10, stages=10, given=digits))
     with report.part("between latents", "interpolation.png", "interpolation_grid.png"):
-        save("interpolation.png", pictures.interpolation(generator, params, table, SEED, num=8, rows=8))
-        save("interpolation_grid.png", pictures.interpolation_grid(generator, params, table, SEED, num=8))
-    with report.part("the same 16 latents (columns) at 10, 20, 50 and 100 steps (rows)", "steps.png"):
-        x, keys = generator.latents(SEED, np.arange(16))
+        save("interpolation.png", pictures.interpolation(generator, params, table, SEED, num=10, rows=10, given=digits))
+        save("interpolation_grid.png", pictures.interpolation_grid(generator, params, table, SEED, num=8, given={"label": [3]}))
+    x, keys = generator.latents(SEED, np.arange(COLUMNS))
+    with report.part("the same latents (columns) at 10, 20, 50 and 100 steps (rows)", "steps.png"):
         tables = [solvers.ddim(noise_schedule, tau(steps)) for steps in (10, 20, 50, 100)]
-        save("steps.png", [images.to_uint8(generator.sample(params, t, x, keys)) for t in tables])
-    with report.part("the same 16 latents at eta = 0, 0.5, 1 and sigma-hat (rows)", "eta.png"):
+        save("steps.png", [images.to_uint8(generator.sample(params, t, x, keys, row)) for t in tables])
+    with report.part("the same latents at eta = 0, 0.5, 1 and sigma-hat (rows)", "eta.png"):
         tables = [solvers.ddim(noise_schedule, tau(STEPS), eta) for eta in (0.0, 0.5, 1.0)]
         tables.append(solvers.ddpm(noise_schedule, tau(STEPS), variance="large"))
-        save("eta.png", [images.to_uint8(generator.sample(params, t, x, keys)) for t in tables])
+        save("eta.png", [images.to_uint8(generator.sample(params, t, x, keys, row)) for t in tables])
+    with report.part("the same latents without labels, with them, and guided by them with weight 3 (rows)", "guidance.png"):
+        without = {"label": np.full(COLUMNS, config.model.num_classes)}
+        more = Generator(config, guided(noise_schedule, weight=3.0))
+        rows = [generator.sample(params, table, x, keys, labels) for labels in (without, row)]
+        save("guidance.png", [images.to_uint8(drawn) for drawn in (*rows, more.sample(params, table, x, keys, row))])
     with report.part("held-out digits (first row), encoded and decoded in 10, 20, 50 and 100 steps", "reconstruction.png"):
-        real = sources.mnist_5k("test")[::32]
+        real = sources.mnist_5k("test")[:: 500 // COLUMNS]
         rows = [real, *(pictures.reconstruction(generator, params, tau(steps), real) for steps in (10, 20, 50, 100))]
         save("reconstruction.png", rows)
-    for steps, row in zip((10, 20, 50, 100), rows[1:]):
-        error = np.mean(np.square((row.astype(float) - real) / 255))
+    for steps, again in zip((10, 20, 50, 100), rows[1:]):
+        error = np.mean(np.square((again.astype(float) - real) / 255))
         print(f"  reconstruction in {steps:3d} steps: mean squared error {error:.5f} a pixel in [0, 1]")
 
 
@@ -88,7 +98,7 @@ def train_anew(report: Report, output: pathlib.Path, steps: int) -> None:
     """The same configuration from scratch: half of the steps, a stop, and the other half from the checkpoint."""
     config = demo.get_config()
     config.training.update(steps=steps // 2, log_every=20, sample_every=steps, checkpoint_every=steps // 2)
-    config.sampling.update(steps=20, count=16)
+    config.sampling.update(steps=20, count=20)
     workdir = output / "training"
     shutil.rmtree(workdir, ignore_errors=True)
     draw = pictures.training_grid(config)

@@ -102,10 +102,16 @@ def initial(config: ml_collections.ConfigDict) -> Any:
 
 
 def save(path: str | os.PathLike, model: Model, dtype: str = "float32") -> None:
-    """Writes the model as one safetensors file of this dtype, its configuration within, its SHA-256 in a file beside."""
+    """Writes the model as one safetensors file, its configuration within, its SHA-256 in a file beside.
+
+    Kernels are of this dtype. Biases and scales are few, and an error in one is the same at every pixel and step (in bfloat16,
+    the demo's digits come out 4% too bright): they stay float32.
+    """
     path = pathlib.Path(path)
-    arrays = jax.tree.map(lambda a: jnp.asarray(a, dtype), traverse_util.flatten_dict(model.params, sep="."))
+    arrays = traverse_util.flatten_dict(model.params, sep=".")
+    arrays = jax.tree.map(lambda a: jnp.asarray(a, dtype if a.ndim > 1 else jnp.float32), arrays)
     with whole(path) as part:
         safetensors.flax.save_file(arrays, part, metadata={"ddim_jax_config": model.config.to_json()})
+        part.chmod(0o644)  # which the library grants to nobody else
     with whole(path.with_name(path.name + ".sha256")) as part:
         part.write_text(f"{_digest(path)}  {path.name}\n")

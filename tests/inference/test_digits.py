@@ -9,11 +9,13 @@ import pytest
 
 from ddim_jax.data import sources
 from ddim_jax.data.images import to_float
-from ddim_jax.diffusion import schedule, solvers
+from ddim_jax.diffusion import solvers
 from ddim_jax.inference import pictures, weights
 from ddim_jax.inference.generate import Generator
+from ddim_jax.inference.guided import guided
 
 pytestmark = pytest.mark.slow
+LABELS = np.arange(1000) % 10
 
 
 class Classifier(nn.Module):
@@ -65,22 +67,25 @@ def generator(model):
 
 @pytest.fixture(scope="module")
 def samples(model, generator):
-    """What `make demo` draws: the 256 images of seed 0, in 50 steps at eta = 0."""
-    table = solvers.ddim(generator.schedule, schedule.subsequence(1000, 50, "trailing"))
-    return np.concatenate(list(generator.batches(model.params, table, seed=0, count=256, batch_size=64)))
+    """What `make demo` draws: the 1000 images of seed 0, in 50 steps at eta = 0, of the digits 0 to 9 in turn."""
+    table, given = solvers.ddim(generator.schedule, generator.tau(50, "trailing")), {"label": LABELS}
+    return np.concatenate(list(generator.batches(model.params, table, 0, len(LABELS), 100, given)))
 
 
-def test_all_ten_digits_appear(classify, samples):
+def test_the_digits_that_were_asked_for(classify, samples):
     accuracy = np.mean(classify(sources.mnist_5k("test")).argmax(1) == sources.mnist_5k_labels("test"))
-    counts = np.bincount(classify(samples).argmax(1), minlength=10)
-    print(f"\naccuracy on held-out digits {accuracy:.3f}; digits 0-9 among the samples: {counts.tolist()}")
+    found = classify(samples).argmax(1)
+    print(f"\naccuracy on held-out digits {accuracy:.3f}; samples taken for what was asked for {np.mean(found == LABELS):.3f}")
     assert accuracy > 0.95  # else its opinion is worth little
-    assert counts.min() > 0
+    assert set(found) == set(range(10))
+    assert np.mean(found == LABELS) >= accuracy - 0.10
 
 
-@pytest.mark.xfail(strict=True, reason="the weights that ship so far were trained for 6,000 steps, which is too short")
 def test_samples_pass_for_real_digits(classify, samples):
-    """The classifier is at least 0.8 sure of them about as often as of held-out digits; they are as bright as real ones."""
+    """The classifier is at least 0.8 sure of them about as often as of held-out digits; they are as bright as real ones.
+
+    Brightness varies by a third from digit to digit, so that the mean of 1,000 is known to 1%, well within the 3% allowed.
+    """
     sure_real, sure = (np.mean(classify(images).max(1) >= 0.8) for images in (sources.mnist_5k("test"), samples))
     brightness = samples.mean() / sources.mnist_5k("train").mean()
     print(f"\nat least 0.8 sure of {sure_real:.3f} of held-out digits, of {sure:.3f} of samples; brightness {brightness:.3f}")
@@ -88,11 +93,23 @@ def test_samples_pass_for_real_digits(classify, samples):
     assert abs(brightness - 1) <= 0.03
 
 
+def test_guidance_makes_digits_plainer(classify, model, generator, samples):
+    """arXiv 2207.12598: more weight, more of the class, less variety. The classifier finds more of what was asked for."""
+    more = Generator(model.config, guided(generator.schedule, weight=3.0))
+    table, given = solvers.ddim(generator.schedule, generator.tau(20, "trailing")), {"label": LABELS[:100]}
+    right = [
+        np.mean(classify(np.concatenate(list(g.batches(model.params, table, 0, 100, 100, given)))).argmax(1) == LABELS[:100])
+        for g in (generator, more)
+    ]
+    print(f"\ntaken for what was asked for, in 20 steps: {right[0]:.3f}, guided with weight 3: {right[1]:.3f}")
+    assert right[1] > right[0]
+
+
 def test_reconstruction_improves_with_steps(model, generator):
     real = sources.mnist_5k("test")[::25]
     errors = []
     for steps in (10, 20, 50, 100):
-        again = pictures.reconstruction(generator, model.params, schedule.subsequence(1000, steps, "trailing"), real)
+        again = pictures.reconstruction(generator, model.params, generator.tau(steps, "trailing"), real)
         errors.append(np.mean(np.square((again.astype(float) - real) / 255)))
     print("\nmean squared error a pixel in [0, 1] at 10, 20, 50, 100 steps:", [f"{error:.5f}" for error in errors])
     assert np.all(np.diff(errors) < 0)

@@ -154,8 +154,8 @@ class TestWeights:
         weights.save(tmp_path / "half.safetensors", model, dtype="bfloat16")
         half = weights.load(tmp_path / "half.safetensors")
         assert configuration.make_unet(half.config) == configuration.make_unet(CONFIG)
-        # bfloat16 keeps 8 significant bits; what is read back is float32 again.
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2**-8), half.params, PARAMS)
+        # bfloat16 keeps 8 significant bits of kernels; what is read back is float32 again.
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2**-8 * (b.ndim > 1)), half.params, PARAMS)
         assert {leaf.dtype for leaf in jax.tree.leaves(half.params)} == {jnp.dtype("float32")}
         assert (tmp_path / "half.safetensors").stat().st_size < 0.6 * (tmp_path / "exact.safetensors").stat().st_size
 
