@@ -35,6 +35,7 @@ SOLVERS = {
 WEIGHTS, MEANS, STDS = np.array([0.3, 0.5, 0.2]), np.array([-0.8, 0.1, 0.9]), np.array([0.3, 0.3, 0.2])
 LEVELS = np.geomspace(0.02, 20, 641)
 MIXTURE_STEPS, DIGITS_STEPS = (10, 20, 40, 80, 160), (5, 10, 20, 40)
+DISTANCES = (0.03, 0.04, 0.05, 0.06, 0.08)
 
 
 def best_eps(noise_schedule: schedule.Schedule):
@@ -81,12 +82,13 @@ def digits_distances(count: int) -> tuple[dict[str, list[float]], float]:
     """The distance to real digits of each solver's in each of DIGITS_STEPS, and that of held-out digits to the same."""
     config, params = weights.load(weights.DIGITS)
     generator = Generator(config)
-    label = {"label": np.arange(count) % 10} if config.model.num_classes else {}
+    label = {"label": np.arange(count) % config.model.num_classes}
     flat = lambda images: np.asarray(to_float(images)).reshape(len(images), -1)  # noqa: E731
     real = flat(sources.mnist_5k("train"))
-    distances = {name: [] for name in SOLVERS}
+    every = SOLVERS | {"DDPM": solvers.ddpm}  # whose paths are random, so that only their ends can be compared
+    distances = {name: [] for name in every}
     for steps in DIGITS_STEPS:
-        for name, solver in SOLVERS.items():
+        for name, solver in every.items():
             table = solver(generator.schedule, generator.tau(steps, "logsnr"))
             drawn = np.concatenate(list(generator.batches(params, table, 0, count, 100, label)))
             distances[name].append(sliced_wasserstein(flat(drawn), real))
@@ -102,13 +104,16 @@ def main(_):
         print(f"mixture, {name}: " + ", ".join(f"{value:.2e}" for value in values) + f"; last slope {slope:.2f}")
         left.loglog(MIXTURE_STEPS, values, "o-", label=f"{name}, slope {slope:.2f}")
     left.set(title="mixture of Gaussians", xlabel="steps", ylabel="RMS error")
-    left.legend()
     distances, floor = digits_distances(_NUM_IMAGES.value)
     for name, values in distances.items():
         right.loglog(DIGITS_STEPS, values, "o-", label=name)
     right.axhline(floor, color="grey", linestyle=":", label="held-out digits")
     right.set(title="digits", xlabel="steps", ylabel="sliced Wasserstein distance to real digits")
-    right.legend()
+    right.set_xticks(DIGITS_STEPS, DIGITS_STEPS)
+    right.set_yticks(DISTANCES, DISTANCES)
+    right.minorticks_off()
+    for axes in (left, right):
+        axes.legend(fontsize="small")
     figure.savefig(_OUTPUT.value, dpi=110)
     print(f"wrote {_OUTPUT.value}; held-out digits are at {floor:.4f}")
 

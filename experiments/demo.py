@@ -24,7 +24,7 @@ _OUTPUT = flags.DEFINE_string("output", "runs/demo", "Folder to write to.")
 _TRAIN_STEPS = flags.DEFINE_integer("train_steps", 80, "How long to train anew; a multiple of 40.")
 
 SEED, STEPS, SPACING = 0, 50, "trailing"
-COUNT, COLUMNS = 1000, 20  # digits 0 to 9, and again 0 to 9, in the columns of each picture
+COUNT, COLUMNS = 500, 20  # digits 0 to 9, and again 0 to 9, in the columns of each picture
 
 
 class Report:
@@ -71,7 +71,10 @@ def draw(report: Report, output: pathlib.Path) -> None:
         save("chain.png", pictures.chain(generator, params, table, SEED, count=10, stages=10, given=digits))
     with report.part("between latents", "interpolation.png", "interpolation_grid.png"):
         save("interpolation.png", pictures.interpolation(generator, params, table, SEED, num=10, rows=10, given=digits))
-        save("interpolation_grid.png", pictures.interpolation_grid(generator, params, table, SEED, num=8, given={"label": [3]}))
+        save(
+            "interpolation_grid.png",
+            pictures.interpolation_grid(generator, params, table, SEED, num=8, given={"label": np.array([3])}),
+        )
     x, keys = generator.latents(SEED, np.arange(COLUMNS))
     with report.part("the same latents (columns) at 10, 20, 50 and 100 steps (rows)", "steps.png"):
         tables = [solvers.ddim(noise_schedule, tau(steps)) for steps in (10, 20, 50, 100)]

@@ -21,7 +21,7 @@ class Log:
 
     def __init__(self, workdir: pathlib.Path, start: int, total: int, batch_size: int, active: bool):
         self.batch_size = batch_size
-        self._bar = tqdm(initial=start, total=total, unit=" steps", disable=not active, dynamic_ncols=True)
+        self._bar = tqdm(initial=start, total=total, unit="step", disable=not active, dynamic_ncols=True)
         self._file = self._board = None
         self._sums, self._steps, self._clock = {}, 0, time.perf_counter()
         if active:

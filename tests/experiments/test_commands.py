@@ -172,3 +172,23 @@ def test_train_convert_and_sample_follow_each_other(tmp_path):
         )
         assert done.returncode == 0, done.stderr
     assert command("train", "--config=tests/tiny.py", f"--workdir={run}", "--config.training.seed=1").returncode != 0
+
+
+@pytest.mark.slow
+def test_demo_walks_the_whole_road(tmp_path, monkeypatch):
+    """Every picture that it lists, with a network that means nothing in place of the digits that ship."""
+    from experiments import demo
+
+    monkeypatch.setattr(weights, "DIGITS", random_weights(tmp_path / "tiny.safetensors", model=dict(num_classes=10)))
+    config = tiny.get_config()
+    config.model.num_classes = 10
+    monkeypatch.setattr(demo.demo, "get_config", lambda: config)
+    monkeypatch.setattr(demo, "COUNT", 300)
+    report = demo.Report(tmp_path)
+    demo.draw(report, tmp_path)
+    demo.train_anew(report, tmp_path, 4)
+    listed = [path for line in str(report).splitlines() for path in line.split(": ")[1].split(", ")]
+    assert len(listed) == 11 and all(pathlib.Path(path).exists() for path in listed)
+    assert np.load(tmp_path / "samples.npz")["samples"].shape == (300, 28, 28, 1)
+    first, resumed = (tmp_path / "training" / "checkpoints" / name for name in ("2", "4"))
+    assert first.exists() and resumed.exists()
