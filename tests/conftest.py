@@ -18,3 +18,10 @@ def x64():
     """float64 for one test; a module of them says `pytestmark = pytest.mark.usefixtures("x64")`."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_compiled_programs():
+    """Those of one module serve no other, and all together take gigabytes."""
+    yield
+    jax.clear_caches()

@@ -87,6 +87,7 @@ def test_latents_are_standard_normal_and_of_their_seed(generator):
     assert not np.array_equal(generator.latents(1, np.array([5]))[0][0], x[5])
 
 
+@pytest.mark.slow
 def test_pictures_end_in_the_samples_of_their_latents(generator):
     deterministic = table(generator)
     samples = np.concatenate(list(generator.batches(PARAMS, deterministic, seed=0, count=4, batch_size=4))).astype(int)
@@ -115,7 +116,7 @@ def test_clipping_keeps_predictions_in_range():
 
 
 class TestLabels:
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def model(self):
         config = tiny.get_config()
         config.model.num_classes = 3

@@ -108,6 +108,7 @@ def test_diffusers_reads_back_what_it_wrote(name, tmp_path):
     ],
     ids=str,
 )
+@pytest.mark.slow
 def test_diffusers_pipeline_draws_our_images(changes, tmp_path):
     """`DDIMPipeline.from_pretrained` on our folder, from the same latents: within one level of 255."""
     ours = make_model(**changes)

@@ -5,6 +5,7 @@ import re
 
 import diffusers
 import numpy as np
+import pytest
 import torch
 
 from tests.interop import published
@@ -13,6 +14,7 @@ SCHEDULER = diffusers.DDIMScheduler(clip_sample=False, beta_end=0.001)  # mild: 
 GUIDE = pathlib.Path(__file__).parents[2] / "docs" / "coming-from-diffusers.md"
 
 
+@pytest.mark.slow
 def test_the_guide(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     module = published.perturb(diffusers.UNet2DModel(**published.diffusers_config(published.TWICE)))

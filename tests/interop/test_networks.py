@@ -90,6 +90,7 @@ def test_a_repository_of_2022(tmp_path):
 
 
 @pytest.mark.parametrize("clip", [False, True])
+@pytest.mark.slow
 def test_a_trajectory_of_20_steps(clip, tmp_path):
     """Eq. 12 at eta = 0 with the original network and schedule, in PyTorch; x_0 clipped as Ho et al. do, or not."""
     module = published.perturb(published.Original(**published.TWICE))

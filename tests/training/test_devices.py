@@ -55,10 +55,12 @@ def succeed(*processes):
         assert process.returncode == 0, output
 
 
+@pytest.mark.slow
 def test_gradients_of_eight_devices_are_those_of_one():
     succeed(python("-c", GRADIENTS, JAX_NUM_CPU_DEVICES="8"))
 
 
+@pytest.mark.slow
 def test_a_batch_that_the_devices_do_not_divide(tmp_path):
     process = python(
         "-m", "experiments.train", "--config=tests/tiny.py", f"--workdir={tmp_path}/run", "--config.training.batch_size=9",

@@ -64,6 +64,7 @@ def test_the_step_is_compiled_once(tmp_path, caplog):
     assert len(names) == 2, names  # the first state, and the step: not again for the state that it returned
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_same_bits(whole, tmp_path):
     train(config(steps=4), tmp_path, blank)
     assert_same(train(config(), tmp_path, blank), whole[1])
@@ -71,6 +72,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(whole, tmp_path):
     assert steps == [2, 4, 6, 8]
 
 
+@pytest.mark.slow
 def test_resuming_drops_what_was_logged_after_the_checkpoint(whole, tmp_path):
     train(config(steps=4), tmp_path, blank)
     with open(tmp_path / "metrics.jsonl", "a") as file:
@@ -84,6 +86,7 @@ def test_a_finished_run_has_nothing_left_to_do(whole, tmp_path):
     assert_same(train(config(), whole[0], blank), whole[1])
 
 
+@pytest.mark.slow
 def test_streamed_images_train_to_the_same_bits_as_those_in_memory(whole, tmp_path, monkeypatch):
     class Slow:  # the same digits, one by one
         digits = sources.mnist_5k("train")
@@ -94,6 +97,7 @@ def test_streamed_images_train_to_the_same_bits_as_those_in_memory(whole, tmp_pa
     assert_same(train(config(), tmp_path, blank), whole[1])
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(tmp_path):
     good = train(config(steps=4), tmp_path, blank)
     saved = configuration.load(tmp_path / "config.json")

@@ -54,6 +54,7 @@ def test_every_kind_of_run_trains_and_draws(tmp_path, parts):
     assert weights.from_workdir(tmp_path).config.diffusion == made.diffusion
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_the_weights_it_is_given(tmp_path):
     """At a learning rate of 0 it ends with them too, in its average as well."""
     made = config(training=dict(learning_rate=0.0))

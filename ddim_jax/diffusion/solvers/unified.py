@@ -23,7 +23,8 @@ def unipc(schedule: Schedule, tau, order: int = 2) -> StepTable:
     """UniPC of order 1, 2 or 3 over tau [S+1], in x_0 and with the paper's B_2: S network evaluations, deterministic.
 
     Its error is of order p + 1 with the corrector. The order falls to what is there in the first steps, and towards 1 at the
-    end, as the last step into x_0 is DDIM; so that UniPC-3 keeps order 3 for certain, and 4 where those steps err little. Raises ValueError for another order, and where the schedule ends in pure noise.
+    end, as the last step into x_0 is DDIM's: UniPC-3 keeps order 3 for certain, and 4 where those steps err little. Raises
+    ValueError for another order, and where the schedule ends in pure noise.
     """
     if order not in (1, 2, 3):
         raise ValueError(f"unipc has order 1, 2 or 3; got {order}")
