@@ -6,9 +6,9 @@ Command:  python -m experiments.train --config=configs/demo_discrete.py --workdi
 Sample:   python -m experiments.sample --workdir=runs/discrete --num_images=100
 Cost:     1,500 steps of 64 images, at 3 x 0.35 GFLOP an image: 38 minutes on 2 cores of an AMD EPYC (Zen 5), shared with
           other work.
-Expect:   a loss of .163. A classifier (95.8% right on held-out digits in black and white, at least 0.8 sure of 94.6%) is as sure of
-          87%, 92% and 95% of 300 samples in 100 steps at eta = 0, 0.5 and 1: here noise helps, since a pixel that was drawn
-          wrong is drawn again.
+Expect:   a loss of .163. A classifier (95.8% right on held-out digits in black and white, at least 0.8 sure of 94.6%) is as
+          sure of 87%, 92% and 95% of 300 samples in 100 steps at eta = 0, 0.5 and 1: here noise helps, since a pixel that
+          was drawn wrong is drawn again.
 """
 
 from configs import demo

@@ -45,9 +45,9 @@ def classifier_free(conditional: Predict, unconditional: Predict, weight) -> Pre
 def classifier(
     schedule: Schedule, predict: Predict, log_prob: Callable[[jax.Array, jax.Array], jax.Array], weight=1.0
 ) -> Predict:
-    """eps - weight sqrt(1 - a_t) grad_x log p(y | x_t), and the x_0 that it implies (Dhariwal & Nichol, arXiv 2105.05233, Alg. 2).
+    """eps - weight sqrt(1 - a_t) grad_x log p(y | x_t), and the x_0 that it implies.
 
-    log_prob (x_t [B, ...], t [B]) -> [B] is that of the wanted class y, from a classifier of noisy images; each example's
+    (Dhariwal & Nichol, arXiv 2105.05233, algorithm 2.) log_prob (x_t [B, ...], t [B]) -> [B] is that of the wanted class y, from a classifier of noisy images; each example's
     must depend on its own x_t alone.
     """
 

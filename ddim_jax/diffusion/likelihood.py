@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddim_jax.diffusion.ode import sigma, to_x_bar
+from ddim_jax.diffusion.ode import noise_to_signal, to_x_bar
 from ddim_jax.diffusion.process import (
     EpsFn,
     Predict,
@@ -162,14 +162,14 @@ def ode_log_likelihood(schedule: Schedule, predict: Predict, tau, x, key, num_pr
     def heun(carry, row):
         x_bar, change = carry
         s, t = row
-        h = sigma(schedule, t, x_bar) - sigma(schedule, s, x_bar)
+        h = noise_to_signal(schedule, t, x_bar) - noise_to_signal(schedule, s, x_bar)
         first, first_divergence = slope(x_bar, s)
         second, second_divergence = slope(x_bar + h * first, t)
         return (x_bar + h * (first + second) / 2, change + h * (first_divergence + second_divergence) / 2), None
 
     start = (to_x_bar(schedule, x, int(tau[1])), jnp.zeros(len(x), x.dtype))
     (x_bar, change), _ = jax.lax.scan(heun, start, (jnp.asarray(tau[1:-1]), jnp.asarray(tau[2:])))
-    prior = jax.scipy.stats.norm.logpdf(x_bar, 0, sigma(schedule, int(tau[-1])))
+    prior = jax.scipy.stats.norm.logpdf(x_bar, 0, noise_to_signal(schedule, int(tau[-1])))
     # p is the density of x-bar; that of x itself is 1 / signal times it, for each value.
     rescaled = -math.prod(x.shape[1:]) * math.log(signal_scale(schedule, int(tau[1])))
     return jnp.sum(prior, axis=range(1, x.ndim)) + change + rescaled

@@ -16,8 +16,8 @@ from ddim_jax.diffusion.process import noise_scale, signal_scale
 from ddim_jax.diffusion.schedule import Schedule
 
 
-def sigma(schedule: Schedule, t, like=None):
-    """sqrt((1 - a_t) / a_t), the time of the ODE and the standard deviation of the noise in x-bar_t."""
+def noise_to_signal(schedule: Schedule, t, like=None):
+    """The sigma of these equations, the time of the ODE: the standard deviation of the noise in x-bar_t."""
     return noise_scale(schedule, t, like) / signal_scale(schedule, t, like)
 
 
@@ -33,10 +33,10 @@ def from_x_bar(schedule: Schedule, x_bar, t):
 
 def euler_in_sigma(schedule: Schedule, x_bar, eps, t, s):
     """One step t -> s of Eq. 13, which is DDIM's: x-bar [B, ...] from x-bar and the eps predicted at t."""
-    return x_bar + (sigma(schedule, s, x_bar) - sigma(schedule, t, x_bar)) * eps
+    return x_bar + (noise_to_signal(schedule, s, x_bar) - noise_to_signal(schedule, t, x_bar)) * eps
 
 
 def euler_in_time(schedule: Schedule, x_bar, eps, t, s):
     """One step t -> s of Eq. 15, the probability flow's: x-bar [B, ...] from x-bar and eps at t >= 1. Needs sigma_t > 0."""
-    sigma_t = sigma(schedule, t, x_bar)
-    return x_bar + (jnp.square(sigma(schedule, s, x_bar)) - jnp.square(sigma_t)) / (2 * sigma_t) * eps
+    at_t, at_s = noise_to_signal(schedule, t, x_bar), noise_to_signal(schedule, s, x_bar)
+    return x_bar + (jnp.square(at_s) - jnp.square(at_t)) / (2 * at_t) * eps

@@ -1,8 +1,8 @@
 """The U-Net of DDPM and DDIM (Ho et al., arXiv 2006.11239, appendix B), in Flax Linen.
 
-`UNet(...)(x [B, H, W, C], step [B], label [B])` gives [B, H, W, C]; steps are numbered from 0. Each level holds `num_blocks` residual
-blocks on the way down and one more on the way up, every one of which takes a skip connection from its twin. Parameters map
-one to one onto those of the published PyTorch networks. Parameters are float32; `dtype` is what the layers compute in.
+`UNet(...)(x [B, H, W, C], step [B], label [B])` gives [B, H, W, C]; steps are numbered from 0. Each level holds `num_blocks`
+residual blocks on the way down and one more on the way up, every one of which takes a skip connection from its twin.
+Parameters map one to one onto those of the published PyTorch networks. Parameters are float32; `dtype` is what the layers compute in.
 """
 
 import math

@@ -52,4 +52,4 @@ def test_both_forms_approach_one_flow():
 
 def test_sigma_is_pinned():
     """Oracle 21: sigma_T = 157.407 for the paper's schedule."""
-    assert abs(ode.sigma(linear(), 1000) - 157.407) < 5e-4
+    assert abs(ode.noise_to_signal(linear(), 1000) - 157.407) < 5e-4

@@ -61,7 +61,7 @@ def test_log_snr_spacing_has_just_the_steps_that_were_asked_for(schedule, data):
 
 @given(schedules_with_tau(), st.floats(0, 1.3))
 def test_every_legal_eta_keeps_the_marginals_and_every_other_is_refused(case, eta):
-    """Lemma 1 through the table: from x_t = signal x_0 + noise eps with the true halves, mean and variance stay those of Eq. 4."""
+    """Lemma 1 through the table: from x_t = signal x_0 + noise eps with the true halves, the marginals stay Eq. 4's."""
     schedule, tau = case
     if eta > eta_limit(schedule, tau) * (1 + 1e-5):
         with pytest.raises(ValueError, match=f"eta is {eta}"):
