@@ -47,8 +47,8 @@ def classifier(
 ) -> Predict:
     """eps - weight sqrt(1 - a_t) grad_x log p(y | x_t), and the x_0 that it implies.
 
-    (Dhariwal & Nichol, arXiv 2105.05233, algorithm 2.) log_prob (x_t [B, ...], t [B]) -> [B] is that of the wanted class y, from a classifier of noisy images; each example's
-    must depend on its own x_t alone.
+    (Dhariwal & Nichol, arXiv 2105.05233, algorithm 2.) log_prob (x_t [B, ...], t [B]) -> [B] is that of the wanted class y,
+    from a classifier of noisy images; each example's must depend on its own x_t alone.
     """
 
     def guided(x, t):

@@ -2,7 +2,8 @@
 
 `UNet(...)(x [B, H, W, C], step [B], label [B])` gives [B, H, W, C]; steps are numbered from 0. Each level holds `num_blocks`
 residual blocks on the way down and one more on the way up, every one of which takes a skip connection from its twin.
-Parameters map one to one onto those of the published PyTorch networks. Parameters are float32; `dtype` is what the layers compute in.
+Parameters map one to one onto those of the published PyTorch networks. They are float32; `dtype` is what the layers compute
+in.
 """
 
 import math
