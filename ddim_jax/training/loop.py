@@ -32,8 +32,9 @@ def train(
     `draw` makes a picture, uint8 [H, W, C], from the averaged parameters; it is called every `sample_every` steps. A new
     run begins with the parameters `initial`, or without them with random ones, as the network draws them. The objective is
     the configuration's, or `loss_fn`, which also takes the arrays `given` and the batch's `label` (see `step.LossFn`).
-    SIGTERM and SIGINT end the run after the call at hand, with a checkpoint. Raises ValueError for a configuration that cannot work or is not that of
-    the run in `workdir`, and DivergedError where the loss or gradient is not finite, before anything of it is saved.
+    SIGTERM and SIGINT end the run after the call at hand, with a checkpoint. Raises ValueError for a configuration that
+    cannot work or is not that of the run in `workdir`, and DivergedError where the loss or gradient is not finite, before
+    anything of it is saved.
     """
     workdir, run = pathlib.Path(workdir), config.training
     checks.check(config)
