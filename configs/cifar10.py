@@ -55,8 +55,8 @@ def get_config() -> ml_collections.ConfigDict:
             steps=800_000,
             batch_size=128,
             learning_rate=2e-4,
-            warmup_steps=5000,
-            grad_clip=1.0,
+            warmup_steps=5000,  # 0: none
+            grad_clip=1.0,  # largest norm of all gradients together; 0: any
             ema_decay=0.9999,
             min_snr_gamma=0.0,  # above 0: Min-SNR weights (arXiv 2303.09556)
             label_dropout=0.1,  # how often the class is withheld, for guidance; where model.num_classes > 0

@@ -19,6 +19,6 @@ def get_config():
     config = demo.get_config()
     config.distillation = ml_collections.ConfigDict(dict(student_steps=(16, 8, 4)))
     config.training.update(initial_weights="ddim_jax/pretrained/digits.safetensors")
-    config.training.update(steps=300, learning_rate=2e-4, warmup_steps=50, ema_decay=0.98)
+    config.training.update(steps=300, learning_rate=2e-4, warmup_steps=50, ema_decay=0.98, min_snr_gamma=0.0)
     config.training.update(sample_every=300, checkpoint_every=100)
     return config

@@ -1,6 +1,7 @@
 """From a configuration to the objects that it names. Configurations are `ml_collections` files; see configs/."""
 
 import functools
+import inspect
 import json
 import os
 import pathlib
@@ -26,7 +27,10 @@ _PREDICTORS = {"eps": process.from_eps, "x0": process.from_x0, "v": process.from
 
 
 def make_schedule(config: ml_collections.ConfigDict) -> Schedule:
-    """The noise schedule of config.diffusion: `schedule` names it, and the fields of its name are its arguments."""
+    """The noise schedule of config.diffusion: `schedule` names it, the fields that it takes are its arguments.
+
+    Fields of other schedules are left alone, so that --config.diffusion.schedule=cosine is enough.
+    """
     fields = config.diffusion.to_dict()
     name, moved = fields.pop("schedule"), fields.pop("zero_terminal_snr")
     prediction, categories = fields.pop("prediction"), fields.pop("categories")
@@ -36,7 +40,11 @@ def make_schedule(config: ml_collections.ConfigDict) -> Schedule:
         raise ValueError(f"config.diffusion.prediction is {prediction!r}; expected one of {', '.join(_PREDICTORS)}")
     if categories and prediction != "x0":
         raise ValueError(f"config.diffusion.prediction is {prediction!r}; over categories a network predicts 'x0'")
-    made = _SCHEDULES[name](**fields)
+    takes = {each: inspect.signature(make).parameters for each, make in _SCHEDULES.items()}
+    unknown = set(fields).difference(*takes.values())
+    if unknown:
+        raise ValueError(f"config.diffusion has fields that no schedule takes: {', '.join(sorted(unknown))}")
+    made = _SCHEDULES[name](**{field: value for field, value in fields.items() if field in takes[name]})
     made = schedules.zero_terminal_snr(made) if moved else made
     if made.alpha_bar[-1] == 0 and prediction == "eps":
         raise ValueError("config.diffusion ends in pure noise (zero terminal SNR), from which eps tells nothing: predict 'v'")
@@ -56,7 +64,7 @@ def make_predictor(config: ml_collections.ConfigDict, network: process.EpsFn) ->
 
 
 def make_loss(config: ml_collections.ConfigDict) -> Callable:
-    """The objective of config.diffusion: (schedule, network (x, t), x0 [B, ...], t [B], keys [B]) -> [B]."""
+    """The objective of config.diffusion: (schedule, network (x, t), x0 [B, ...], t [B], keys [B], label) -> [B]."""
     schedule, gamma = make_schedule(config), config.training.min_snr_gamma
     if config.diffusion.categories:
         if gamma:
@@ -72,7 +80,7 @@ def make_loss(config: ml_collections.ConfigDict) -> Callable:
     return functools.partial(drawn_loss, prediction=config.diffusion.prediction, min_snr_gamma=gamma)
 
 
-def _categorical_loss(schedule, network, x0, t, keys, *, categories):
+def _categorical_loss(schedule, network, x0, t, keys, label, *, categories):
     return discrete.cross_entropy(schedule, by_category(network), discrete.one_hot(x0, categories), t, keys)
 
 

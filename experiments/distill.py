@@ -29,10 +29,12 @@ def make_loss(config, num_student_steps: int):
     """The objective of one stage, for `train`: the parameters of the teacher are what it is given."""
     if config.diffusion.categories:
         raise ValueError("config.diffusion.categories is set: distillation is of networks with Gaussian noise")
+    if config.training.min_snr_gamma:
+        raise ValueError("config.training.min_snr_gamma is set: distillation has weights of its own, max(SNR, 1); set it to 0")
     unet = configuration.make_unet(config)
     tau = subsequence(config.diffusion.num_steps, 2 * num_student_steps, "trailing")
 
-    def loss_fn(schedule, network, x0, t, keys, given, label):
+    def loss_fn(schedule, network, x0, t, keys, label, given):
         eps = jax.vmap(lambda key: jax.random.normal(key, x0.shape[1:]))(keys)
         predictor = functools.partial(configuration.make_predictor, config)
         teacher = predictor(number_from_zero(lambda x, step: unet.apply({"params": given}, x, step, label)))
@@ -51,7 +53,7 @@ def main(_):
         stage = config.copy_and_resolve_references()
         stage.sampling.update(steps=steps, spacing="trailing", eta=0.0)
         workdir = pathlib.Path(_WORKDIR.value) / f"steps_{steps}"
-        state = train(stage, workdir, training_grid(stage), params, make_loss(stage, steps), given=params)
+        state = train(stage, workdir, training_grid(stage), lambda: params, make_loss(stage, steps), given=params)
         if state.step < stage.training.steps:
             raise SystemExit(f"stopped at step {state.step} of the stage of {steps} steps; the same command goes on from there")
         params = state.ema

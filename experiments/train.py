@@ -5,6 +5,8 @@
 On a pod, run the same line on every host with --multihost, and a --workdir that all of them share.
 """
 
+import functools
+
 import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -23,7 +25,7 @@ def main(_):
     if _MULTIHOST.value:
         jax.distributed.initialize()
     config = _CONFIG.value
-    state = train(config, _WORKDIR.value, training_grid(config), weights.initial(config))
+    state = train(config, _WORKDIR.value, training_grid(config), functools.partial(weights.initial, config))
     print(f"{_WORKDIR.value}: {state.step} of {config.training.steps} steps; the same command goes on from there.")
 
 

@@ -36,8 +36,13 @@ def min_snr_weight(schedule: Schedule, t, prediction: str = "eps", gamma: float 
     return clipped * noise if prediction == "v" else clipped  # 1 / (SNR + 1) = 1 - a
 
 
-def drawn_loss(schedule: Schedule, network: EpsFn, x0, t, keys, *, prediction: str = "eps", min_snr_gamma: float = 0.0):
-    """`denoising_loss` of each example with the eps that its own of keys [B] draws, and Min-SNR weights for a gamma > 0: [B]."""
+def drawn_loss(
+    schedule: Schedule, network: EpsFn, x0, t, keys, label=None, *, prediction: str = "eps", min_snr_gamma: float = 0.0
+):
+    """`denoising_loss` of each example with the eps that its own of keys [B] draws, and Min-SNR weights for a gamma > 0: [B].
+
+    `label` is for objectives that ask a second network: this one has been told.
+    """
     eps = jax.vmap(lambda key: jax.random.normal(key, x0.shape[1:]))(keys)
     loss = denoising_loss(schedule, network, x0, t, eps, prediction)
     return loss * min_snr_weight(schedule, t, prediction, min_snr_gamma) if min_snr_gamma else loss

@@ -9,7 +9,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ddim_jax import configuration
 from ddim_jax.data.images import to_uint8
-from ddim_jax.diffusion import discrete, process, sampling, schedule, solvers
+from ddim_jax.diffusion import discrete, process, sampling, schedule
 from ddim_jax.diffusion.process import Predict
 from ddim_jax.diffusion.solvers import StepTable
 
@@ -39,6 +39,7 @@ class Generator:
         self._everywhere = NamedSharding(mesh, PartitionSpec())
 
         def network_for(params, label):
+            label = label if config.model.num_classes else None  # which a classifier may know alone
             return process.number_from_zero(lambda x, step: unet.apply({"params": params}, x, step, label))
 
         def predictor(params, given):
@@ -122,10 +123,3 @@ class CategoricalGenerator(Generator):
 
     def _decoded(self, x):
         return discrete.to_values(x)
-
-
-def make(config: ml_collections.ConfigDict) -> tuple[Generator, Callable]:
-    """The generator of a configuration, and what makes its tables from (schedule, tau, eta)."""
-    if config.diffusion.categories:
-        return CategoricalGenerator(config), discrete.table
-    return Generator(config), solvers.ddim

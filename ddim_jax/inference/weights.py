@@ -95,7 +95,13 @@ def initial(config: ml_collections.ConfigDict) -> Any:
     source = config.training.initial_weights
     if not source:
         return None
-    arrays = traverse_util.flatten_dict(read(source).params, sep=".")
+    model = read(source)
+    if model.config.diffusion.prediction != config.diffusion.prediction:
+        raise ValueError(
+            f"{source} predicts {model.config.diffusion.prediction!r}, but config.diffusion.prediction is "
+            f"{config.diffusion.prediction!r}: they would begin as another function; make the two agree"
+        )
+    arrays = traverse_util.flatten_dict(model.params, sep=".")
     if config.model.num_classes:
         arrays.setdefault("label.embedding", jnp.zeros((config.model.num_classes + 1, 4 * config.model.channels)))
     return _fitted(config, arrays, source).params

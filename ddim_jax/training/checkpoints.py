@@ -72,6 +72,8 @@ class Checkpoints:
             args = ocp.args.Composite(state=ocp.args.StandardRestore(), checksum=ocp.args.JsonRestore())
             found = self._manager.restore(step, args=args)
             fault = None if _checksum(found.state) == found.checksum["crc32"] else "its checksum is not the one it was saved with"
+        except (ConnectionError, PermissionError, TimeoutError):  # of the way to it, not of the checkpoint
+            raise
         except Exception as error:  # Orbax raises whatever its storage layers raise
             fault = f"{type(error).__name__}: {str(error)[:300]}"
         if fault:

@@ -1,5 +1,6 @@
 """What must hold before and while a run trains; each check says what to do where it does not."""
 
+import math
 import pathlib
 
 import jax
@@ -8,7 +9,20 @@ import numpy as np
 
 from ddim_jax import configuration
 
-FREE_TO_CHANGE = ("steps", "log_every", "sample_every", "checkpoint_every")  # between a run and its continuation
+EVERY = ("steps", "log_every", "sample_every", "checkpoint_every")
+FREE_TO_CHANGE = {*(f"training.{field}" for field in EVERY), "data.directory", "data.memory_limit_mb"}  # when a run goes on
+RANGES = {  # of the numbers that nothing else checks: at least, at most
+    "training.seed": (0, 2**31 - 1),
+    "training.batch_size": (1, math.inf),
+    "training.steps_per_call": (1, math.inf),
+    "training.learning_rate": (0, math.inf),
+    "training.warmup_steps": (0, math.inf),
+    "training.grad_clip": (0, math.inf),
+    "training.ema_decay": (0, 1),
+    "training.min_snr_gamma": (0, math.inf),
+    "training.label_dropout": (0, 1),
+    "model.dropout": (0, 1),
+}
 
 
 class DivergedError(FloatingPointError):
@@ -18,13 +32,21 @@ class DivergedError(FloatingPointError):
 def check(config: ml_collections.ConfigDict) -> None:
     """Raises ValueError where the fields of config.diffusion or the numbers of config.training do not go together."""
     run = config.training
+    for name, (least, most) in RANGES.items():
+        part, field = name.split(".")
+        if not least <= config[part][field] <= most:
+            raise ValueError(f"config.{name} is {config[part][field]}; it must lie between {least} and {most}")
+    if config.diffusion.categories and not 2 <= config.diffusion.categories <= 256:
+        raise ValueError(
+            f"config.diffusion.categories is {config.diffusion.categories}; expected 2 to 256, or 0 for Gaussian noise"
+        )
     configuration.make_loss(config)
     if run.batch_size % jax.device_count():
         raise ValueError(
             f"config.training.batch_size is {run.batch_size}, which the {jax.device_count()} devices here do not divide; "
             f"try {-(-run.batch_size // jax.device_count()) * jax.device_count()}"
         )
-    for field in FREE_TO_CHANGE:
+    for field in EVERY:
         if run[field] < 1 or run[field] % run.steps_per_call:
             raise ValueError(
                 f"config.training.{field} is {run[field]}; it must be a multiple of steps_per_call = {run.steps_per_call}, "
@@ -40,7 +62,7 @@ def check_same(config: ml_collections.ConfigDict, before: ml_collections.ConfigD
             f"{part}.{field}": list(value) if isinstance(value, tuple) else value
             for part in ("data", "model", "diffusion", "training")
             for field, value in c[part].items()
-            if (part, field) not in {("training", free) for free in FREE_TO_CHANGE}
+            if f"{part}.{field}" not in FREE_TO_CHANGE
         }
 
     now, then = settings(config), settings(before)
@@ -48,7 +70,7 @@ def check_same(config: ml_collections.ConfigDict, before: ml_collections.ConfigD
     if changed:
         raise ValueError(
             f"{workdir} holds a run with another configuration: {'; '.join(changed)}. Go on with the old one, or give another "
-            f"--workdir. Only {', '.join(FREE_TO_CHANGE)} may change."
+            f"--workdir. Only {', '.join(sorted(FREE_TO_CHANGE))} may change."
         )
 
 

@@ -50,7 +50,7 @@ class Log:
         self._bar.update(len(values))
 
     def write(self, step: int) -> None:
-        """Writes the means of all steps since the last time, and the speed."""
+        """Writes the means of all steps since the last time or the resumption, and the speed."""
         seconds = time.perf_counter() - self._clock
         record = {name: total / self._steps for name, total in self._sums.items()}
         record["steps_per_second"] = self._steps / seconds

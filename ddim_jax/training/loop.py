@@ -30,8 +30,8 @@ def train(
     """Trains what the configuration describes, in `workdir`, and returns the state; goes on where an earlier run stopped.
 
     `draw` makes a picture, uint8 [H, W, C], from the averaged parameters; it is called every `sample_every` steps. A new
-    run begins with the parameters `initial`, or without them with random ones, as the network draws them. The objective is
-    the configuration's, or `loss_fn`, which also takes the arrays `given` and the batch's `label` (see `step.LossFn`).
+    run begins with the parameters that `initial` () gives, or else with random ones, as the network draws them. The objective
+    is the configuration's, or `loss_fn`, a `step.LossFn` that also takes the arrays `given`.
     SIGTERM and SIGINT end the run after the call at hand, with a checkpoint. Raises ValueError for a configuration that
     cannot work or is not that of the run in `workdir`, and DivergedError where the loss or gradient is not finite, before
     anything of it is saved.
@@ -47,7 +47,7 @@ def train(
 
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         if checkpoints.latest_step() is None:
-            state = first_state(init, initial)
+            state = first_state(init, initial() if initial else None)
         else:
             checks.check_same(config, configuration.load(workdir / "config.json"), workdir)
             state = checkpoints.restore(jax.eval_shape(init))
@@ -67,7 +67,7 @@ def train(
         calls = feed(data, labels, run, start, steps_per_call)
         with Log(workdir, start, run.steps, run.batch_size, leader) as log, Interruption() as interruption:
             batch = next(calls, None)
-            for step in range(start + steps_per_call, run.steps + 1, steps_per_call):
+            for step in range(start - start % steps_per_call + steps_per_call, run.steps + 1, steps_per_call):
                 state, metrics = compiled(state, dataset, given, batch)
                 batch = next(calls, None)  # the next batches are made while the devices work
                 metrics = jax.device_get(metrics)
@@ -78,13 +78,13 @@ def train(
                     log.write(step)
                 if step % run.checkpoint_every == 0 or step == run.steps or stop:
                     checkpoints.save(state)
-                if stop:
-                    break
                 if step % run.sample_every == 0 and leader:
                     with log.untimed():
                         picture = draw(jax.device_get(state.ema))
                         images.save_png(workdir / "samples" / f"step_{step:07d}.png", picture)
                         log.image("samples", picture, step)
+                if stop:
+                    break
     return jax.device_get(state)
 
 
@@ -129,7 +129,7 @@ def make_step(config: ml_collections.ConfigDict, loss_fn: Callable | None = None
             apply_fn=apply_fn,
             optimizer=optimizer,
             schedule=configuration.make_schedule(config),
-            loss_fn=functools.partial(loss_fn, given=given, label=label) if loss_fn else configuration.make_loss(config),
+            loss_fn=functools.partial(loss_fn, given=given) if loss_fn else configuration.make_loss(config),
             ema_decay=run.ema_decay,
             flip=config.data.flip,
             no_label=config.model.num_classes,
@@ -170,8 +170,10 @@ def feed(data, labels, run: ml_collections.ConfigDict, start: int, steps_per_cal
         stacked = np.stack(values)
         return stacked.reshape(len(values), jax.local_device_count(), -1, *stacked.shape[2:]).swapaxes(0, 1)
 
-    while call := list(itertools.islice(steps, steps_per_call)):
+    size = steps_per_call - start % steps_per_call  # calls end at multiples, wherever an earlier run stopped
+    while call := list(itertools.islice(steps, size)):
         yield jax.tree.map(by_device, *call)
+        size = steps_per_call
 
 
 def on_every_device(tree):
@@ -181,11 +183,15 @@ def on_every_device(tree):
 
 
 class Interruption:
-    """Within this context the first SIGTERM or SIGINT sets `asked` and no more; the next one acts as ever."""
+    """Within this context the first SIGTERM or SIGINT sets `asked` and no more; the next one acts as ever.
+
+    Not so where several processes train together: there JAX itself listens for SIGTERM, and they agree on the step to stop at
+    (`Checkpoints.reached_preemption`).
+    """
 
     def __enter__(self):
         self.asked, self._before = False, {}
-        if threading.current_thread() is threading.main_thread():
+        if threading.current_thread() is threading.main_thread() and jax.process_count() == 1:
             self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
         return self
 

@@ -12,8 +12,9 @@ from ddim_jax.diffusion.schedule import Schedule
 
 # (params, x [B, ...], step [B] from 0, label [B] or None, dropout key) -> the network's output [B, ...]
 ApplyFn = Callable[[Any, jax.Array, jax.Array, jax.Array | None, jax.Array], jax.Array]
-# (schedule, network (x, t), x0 [B, ...], t [B], keys [B]) -> the loss of each example [B]; see `configuration.make_loss`
-LossFn = Callable[[Schedule, Callable, jax.Array, jax.Array, jax.Array], jax.Array]
+# (schedule, network (x, t), x0 [B, ...], t [B], keys [B], label [B] or None, which network has been told) -> the loss of each
+# example [B]; see `configuration.make_loss`
+LossFn = Callable[[Schedule, Callable, jax.Array, jax.Array, jax.Array, jax.Array | None], jax.Array]
 
 
 class TrainState(NamedTuple):
@@ -33,9 +34,9 @@ def init_state(params, optimizer: optax.GradientTransformation, seed: int) -> Tr
 
 
 def make_optimizer(learning_rate: float, warmup_steps: int, grad_clip: float) -> optax.GradientTransformation:
-    """Adam with linear warm-up, after clipping by the global norm (DDPM appendix B and its code)."""
-    rate = optax.linear_schedule(0.0, learning_rate, warmup_steps)
-    return optax.chain(optax.clip_by_global_norm(grad_clip), optax.adam(rate))
+    """Adam with linear warm-up, after clipping by the global norm (DDPM appendix B and its code); 0 leaves either out."""
+    rate = optax.linear_schedule(0.0, learning_rate, warmup_steps) if warmup_steps else learning_rate
+    return optax.chain(optax.clip_by_global_norm(grad_clip) if grad_clip else optax.identity(), optax.adam(rate))
 
 
 def train_step(
@@ -80,7 +81,7 @@ def train_step(
 
     def mean_loss(params):
         network = number_from_zero(lambda x, step: apply_fn(params, x, step, label, dropout_key))
-        return loss_fn(schedule, network, batch, t, keys).mean()
+        return loss_fn(schedule, network, batch, t, keys, label).mean()
 
     loss, grads = jax.value_and_grad(mean_loss)(state.params)
     if axis_name is not None:

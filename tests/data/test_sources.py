@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from ddim_jax.data import sources
+from ddim_jax.data.folder import Folder
 
 SHARED = pathlib.Path(__file__).parents[3] / "shared" / "data"
 
@@ -78,6 +79,21 @@ def test_errors_of_folders(tmp_path):
         sources.load(config(directory=str(tmp_path)))
     with pytest.raises(ValueError, match="split is 'test'"):
         sources.load(config(directory=str(tmp_path), split="test"))
+
+
+def test_classes_of_a_folder_are_its_subfolders(tmp_path):
+    def put(name):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("L", (8, 8)).save(tmp_path / name)
+
+    for name in ("b/0.png", "a/0.png", "a/1.png", ".hidden/0.png", "a/.0.png"):
+        put(name)
+    (tmp_path / "c").symlink_to(tmp_path / "b")
+    found = Folder(tmp_path, image_size=8, channels=1, crop="none")
+    assert found.labels().tolist() == [0, 0, 1, 2]
+    put("0.png")
+    with pytest.raises(ValueError, match="0.png is in no subfolder, so its class is not known"):
+        Folder(tmp_path, image_size=8, channels=1, crop="none").labels()
 
 
 def test_a_damaged_image_is_found_at_load(folder):

@@ -73,8 +73,15 @@ def test_sample_makes_all_that_it_lists(file, tmp_path):
         (["--checkpoint={file}", "--output=x", "--modes=grid,film"], "unknown modes film; expected some of grid, files"),
         (["--checkpoint={file}", "--output=x", "--eta=3"], "eta is 3.0; for these steps it must lie between 0 and"),
         (["--checkpoint={file}", "--output=x", "--steps=1001"], "cannot choose 1001 sampling steps out of 1000"),
-        (["--checkpoint={file}", "--output=x", "--label=3"], "--label and --guidance need a network that was trained on classes"),
+        (["--checkpoint={file}", "--output=x", "--label=3"], "--label needs a network that was trained on classes"),
         (["--checkpoint={file}", "--output=x", "--modes=inpaint"], "inpaint needs --mask"),
+        (["--checkpoint={file}", "--output=x", "--solver=unipc", "--eta=0"], "--eta is of ddim, but the solver is unipc"),
+        (["--checkpoint={file}", "--output=x", "--classifier=tests.tiny:log_brightness"], "--classifier needs --label"),
+        (
+            ["--checkpoint={file}", "--output=x", "--classifier=tests.tiny:log_brightness", "--label=six"],
+            "--label is six; the classes are whole numbers from 0",
+        ),
+        (["--workdir=/nowhere"], "/nowhere is not the folder of a training run"),
     ],
 )
 def test_sample_says_what_is_wrong(file, arguments, message):
@@ -95,8 +102,11 @@ def random_weights(path, **parts):
 
 
 @pytest.mark.slow
-def test_sample_guides_and_paints_in(tmp_path):
+def test_sample_guides_and_paints_in(file, tmp_path):
     """Guidance by labels and by a classifier, thresholds, another solver; the kept half of each image is kept to the byte."""
+    by_classifier = ["--label=3", "--classifier=tests.tiny:log_brightness", "--num_images=2", "--steps=2"]
+    done = command("sample", f"--checkpoint={file}", f"--output={tmp_path}", *by_classifier)
+    assert done.returncode == 0, done.stderr
     file = random_weights(tmp_path / "classes.safetensors", model=dict(num_classes=10))
     Image.fromarray(np.uint8(255 * (np.arange(28) < 14))[None].repeat(28, 0)).save(tmp_path / "mask.png")
     common = ["sample", f"--checkpoint={file}", "--num_images=4", "--steps=3", f"--output={tmp_path}"]
@@ -107,6 +117,12 @@ def test_sample_guides_and_paints_in(tmp_path):
     assert plain.returncode == 0, plain.stderr
     samples = np.load(tmp_path / "samples.npz")["samples"]
     assert len(samples) == 4 and len(np.unique(samples.reshape(4, -1), axis=0)) == 4
+    names = []
+    for label in ("3", "7"):
+        done = command(*common, f"--label={label}", "--batch_size=3", "--modes=reconstruct", f"--output={tmp_path}/{label}")
+        assert done.returncode == 0, done.stderr
+        names.append(tmp_path / label / "reconstruction.png")
+    assert names[0].read_bytes() != names[1].read_bytes()
     done = command(*common, f"--mask={tmp_path}/mask.png", "--repeats=2", "--eta=1", "--modes=inpaint")
     assert done.returncode == 0, done.stderr
     sheet = np.asarray(Image.open(tmp_path / "inpainting.png"))[2:, 2:].reshape(3, 30, 4, 30).swapaxes(1, 2)[:, :, :28, :28]
@@ -122,6 +138,8 @@ def test_sample_of_discrete_values(tmp_path):
     done = command(*common, "--modes=npz")
     assert done.returncode == 0, done.stderr
     assert set(np.unique(np.load(tmp_path / "samples.npz")["samples"])) == {0, 255}
+    done = command(*common, "--guidance=2")
+    assert done.returncode != 0 and "a network of discrete values takes none of --solver" in done.stderr + done.stdout
     done = command(*common, "--modes=interpolate")
     assert done.returncode != 0 and "a network of discrete values makes grid, files, npz alone" in done.stderr + done.stdout
 

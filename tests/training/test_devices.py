@@ -3,9 +3,11 @@
 import json
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -72,28 +74,41 @@ def test_a_batch_that_the_devices_do_not_divide(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
-def test_two_processes_train_and_resume_as_one_does(tmp_path):
-    """Each with two devices; dropout is off, since it is drawn for a device."""
+def together(workdir, steps, every=2):
+    """Two processes of two devices each, that train one network."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    return [
+        python(
+            "-m", "experiments.train", "--config=tests/tiny.py", f"--workdir={workdir}", "--multihost",
+            "--config.model.dropout=0.0", f"--config.training.steps={steps}", f"--config.training.checkpoint_every={every}",
+            f"--config.training.sample_every={every}",
+            JAX_NUM_CPU_DEVICES="2", JAX_CPU_COLLECTIVES_IMPLEMENTATION="gloo",
+            SLURM_JOB_ID="1", SLURM_STEP_NODELIST="127.0.0.1", SLURM_NTASKS="2",  # which JAX looks for, as for a TPU pod
+            SLURM_PROCID=str(process), SLURM_LOCALID=str(process), JAX_COORDINATOR_PORT=str(port),
+        )
+        for process in range(2)
+    ]  # fmt: skip
 
-    def together(steps):
-        return [
-            python(
-                "-m", "experiments.train", "--config=tests/tiny.py", f"--workdir={tmp_path}/two", "--multihost",
-                "--config.model.dropout=0.0", f"--config.training.steps={steps}", "--config.training.checkpoint_every=2",
-                "--config.training.sample_every=2",
-                JAX_NUM_CPU_DEVICES="2", JAX_CPU_COLLECTIVES_IMPLEMENTATION="gloo",
-                SLURM_JOB_ID="1", SLURM_STEP_NODELIST="127.0.0.1", SLURM_NTASKS="2",  # which JAX looks for, as for a TPU pod
-                SLURM_PROCID=str(process), SLURM_LOCALID=str(process), JAX_COORDINATOR_PORT=str(port),
-            )
-            for process in range(2)
-        ]  # fmt: skip
 
-    succeed(*together(2))
-    succeed(*together(4))
+@pytest.mark.slow
+def test_a_host_that_is_told_to_stop_stops_all_with_a_checkpoint(tmp_path):
+    processes = together(tmp_path / "two", steps=10_000_000, every=10_000_000)
+    metrics, deadline = tmp_path / "two" / "metrics.jsonl", time.monotonic() + 200
+    while not (metrics.exists() and metrics.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    processes[1].send_signal(signal.SIGTERM)
+    succeed(*processes)
+    (checkpoint,) = (tmp_path / "two" / "checkpoints").iterdir()
+    assert int(checkpoint.name) >= 2
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_resume_as_one_does(tmp_path):
+    """Each with two devices; dropout is off, since it is drawn for a device."""
+    succeed(*together(tmp_path / "two", steps=2))
+    succeed(*together(tmp_path / "two", steps=4))
     succeed(
         python("-m", "experiments.train", "--config=tests/tiny.py", f"--workdir={tmp_path}/one", "--config.model.dropout=0.0")
     )

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from ddim_jax import configuration
-from ddim_jax.data import sources
+from ddim_jax.data import batches, sources
 from ddim_jax.training.checkpoints import Checkpoints, DamagedCheckpoint
 from ddim_jax.training.checks import DivergedError
-from ddim_jax.training.loop import train
+from ddim_jax.training.loop import feed, train
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -128,6 +128,9 @@ def test_another_configuration_does_not_go_on_with_a_run(whole, change, message)
         (dict(steps=7), "steps is 7; it must be a multiple of steps_per_call = 2"),
         (dict(checkpoint_every=3), "checkpoint_every is 3"),
         (dict(log_every=0), "log_every is 0"),
+        (dict(batch_size=0), "batch_size is 0; it must lie between 1"),
+        (dict(seed=-1), "seed is -1; it must lie between 0"),
+        (dict(ema_decay=1.5), "ema_decay is 1.5; it must lie between 0 and 1"),
     ],
 )
 def test_numbers_that_do_not_go_together(tmp_path, change, message):
@@ -206,3 +209,13 @@ def test_a_killed_run_resumes_to_the_bits_of_one_that_was_not(tmp_path, number):
     assert a.keys() == b.keys() and a["step"] == 400
     for name in a:
         np.testing.assert_array_equal(a[name], b[name], err_msg=f"{name}, killed at step {moment}")
+
+
+def test_calls_end_at_multiples_wherever_a_run_stopped():
+    """A run that stopped on a CPU, where every step is a call, goes on where a call takes several: the log is due at multiples."""
+    run = config(steps=8).training
+    calls = list(feed(np.zeros((20, 4, 4, 1), np.uint8), None, run, start=3, steps_per_call=2))
+    assert [call[0].shape[1] for call in calls] == [1, 2, 2]
+    together = np.concatenate([call[0].swapaxes(0, 1).reshape(-1, 8) for call in calls])
+    expected = [batches.batch_indices(20, 8, run.seed, step) for step in range(3, 8)]
+    np.testing.assert_array_equal(together, expected)

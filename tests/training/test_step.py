@@ -144,3 +144,25 @@ def test_a_step_keeps_dtypes_and_shapes(flip):
     assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
     assert jax.tree.map(jnp.result_type, after) == jax.tree.map(jnp.result_type, state)
     assert int(after.step) == 1 and set(metrics) == {"loss", "grad_norm"}
+
+
+def test_without_warm_up_and_clip_adam_takes_whole_steps():
+    """0 leaves them out. Adam's first update is the rate times the sign of the gradient, even of one that a clip would cut."""
+    optimizer = make_optimizer(learning_rate=0.5, warmup_steps=0, grad_clip=0.0)
+    params = jnp.array([1.0, -2.0])
+    updates, state = optimizer.update(jnp.array([30.0, -40.0]), optimizer.init(params), params)
+    np.testing.assert_allclose(updates, [-0.5, 0.5], rtol=1e-4)  # its 1 - 0.999 is rounded in float32
+    assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(state) if leaf.shape) > 1  # moments of all of it
+
+
+def test_the_objective_is_told_the_labels_that_the_network_is_told():
+    """What a teacher is asked with: where a label is withheld, it is withheld from both."""
+
+    def told(schedule, network, x0, t, keys, label):
+        return network(x0, t)[:, 0, 0, 0] + label  # - label + label
+
+    def network(params, x, step, label, dropout_key):
+        return params["scale"] * 0 - label[:, None, None, None] * jnp.ones_like(x)
+
+    state, step = make(apply_fn=network, loss_fn=told, no_label=10, label_dropout=0.5)
+    assert float(step(state, BATCH, jnp.arange(16) % 10)[1]["loss"]) == 0
