@@ -55,11 +55,12 @@ def posterior(schedule: Schedule, x_t, x0, t, s, std) -> jax.Array:
     `std` is a number or [B, 1, ...]. Raises ValueError where it is negative or above `keep_limit`, as far as it is known.
     """
     if not any(isinstance(value, jax.core.Tracer) for value in (t, s, std)):
-        limit = np.asarray(keep_limit(schedule, t, s, x_t))
+        limit = np.asarray(keep_limit(schedule, t, s))
+        limit = limit.reshape(limit.shape + (1,) * (np.ndim(std) - limit.ndim))
         if not np.all((0 <= np.asarray(std)) & (np.asarray(std) <= limit * (1 + 1e-6))):
             raise ValueError(f"std is {std}; for these steps it must lie between 0 and (1 - a_s) / (1 - a_t) = {limit}")
     keep, x0_weight, noise = weights(schedule, t, s, std, x_t)
-    return keep * x_t + x0_weight * x0 + noise / x_t.shape[-1]
+    return keep * x_t + x0_weight * x0 + jnp.maximum(noise, 0) / x_t.shape[-1]  # at the limit, rounding takes it below 0
 
 
 def table(schedule: Schedule, tau, eta: float = 0.0) -> CategoricalTable:
@@ -70,7 +71,10 @@ def table(schedule: Schedule, tau, eta: float = 0.0) -> CategoricalTable:
     if not 0 <= eta <= 1:
         raise ValueError(f"eta is {eta}; for discrete data it must lie between 0 and 1")
     t, s = pairs(schedule, tau)
-    return CategoricalTable(t, s, *weights(schedule, t, s, (1 - eta) * keep_limit(schedule, t, s)))
+    keep, x0, noise = weights(schedule, t, s, (1 - eta) * keep_limit(schedule, t, s))
+    return CategoricalTable(
+        t, s, keep, x0, np.maximum(noise, 0)
+    )  # at eta = 0, rounding takes it below 0: the log of which is NaN
 
 
 def sample(f: ProbabilityFn, table: CategoricalTable, x: jax.Array, key: jax.Array) -> jax.Array:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ddim_jax.diffusion.process import Predict, noise_scale, q_sample, signal_scale
 from ddim_jax.diffusion.schedule import Schedule
+from ddim_jax.diffusion.solvers.table import pairs
 
 
 def target_x0(schedule: Schedule, teacher: Predict, x_t, t, m, s) -> jax.Array:
@@ -28,13 +29,17 @@ def distillation_loss(schedule: Schedule, student: Predict, teacher: Predict, ta
     """Mean over an example's values of max(SNR, 1) |x_0 of the student - target|^2 (the paper's "truncated SNR"): [B].
 
     tau [2N+1] holds the teacher's steps, of which the student takes every other; t [B] in 1..T chooses the student's step
-    that covers it. x0 [B, ...] lies in [-1, 1], eps [B, ...] is standard normal.
+    that covers it. x0 [B, ...] lies in [-1, 1], eps [B, ...] is standard normal. Raises ValueError where tau does not end at T,
+    or holds an odd number of steps.
     """
     tau = np.asarray(tau)
+    pairs(schedule, tau)  # the checks that every tau must pass
+    if len(tau) % 2 == 0 or tau[-1] != schedule.num_steps:
+        raise ValueError(f"tau must hold 0 and an even number of steps, the last of them {schedule.num_steps}; got {tau}")
     later = 2 * (1 + jnp.searchsorted(tau[2::2], t))  # the place in tau of the first student's step at or above t
     t, m, s = (jnp.asarray(tau)[later - back] for back in (0, 1, 2))
     x_t = q_sample(schedule, x0, t, eps)
     target = jax.lax.stop_gradient(target_x0(schedule, teacher, x_t, t, m, s))
     error = jnp.mean(jnp.square(student(x_t, t).x0 - target), axis=range(1, x0.ndim))
-    alpha_bar = jnp.asarray(schedule.alpha_bar, x0.dtype)[t]
-    return jnp.maximum(alpha_bar / (1 - alpha_bar), 1) * error
+    snr = schedule.alpha_bar[1:] / (1 - schedule.alpha_bar[1:])
+    return jnp.asarray(np.maximum(snr, 1), error.dtype)[t - 1] * error

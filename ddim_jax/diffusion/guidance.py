@@ -1,7 +1,8 @@
 """Predictor to predictor: guidance, thresholds and masks.
 
 Each function takes a predictor (x, t) -> (x_0, eps) and gives another, so they nest in any order, and every solver of
-`solvers` runs the result. Both halves of what they return make up x_t, as Eq. 9 has it. `process.clip_x0` is of this kind.
+`solvers` runs the result. Both halves of what they return make up x_t, as Eq. 9
+has it (but for a changed x_0 at t = 0, where x_t holds no noise to change). `process.clip_x0` is of this kind.
 """
 
 from typing import Callable
@@ -9,7 +10,7 @@ from typing import Callable
 import jax
 import jax.numpy as jnp
 
-from ddim_jax.diffusion.process import Predict, Prediction, map_x0, noise_scale, predict_x0
+from ddim_jax.diffusion.process import Predict, Prediction, map_x0, noise_scale, signal_scale
 from ddim_jax.diffusion.schedule import Schedule
 
 
@@ -48,12 +49,16 @@ def classifier(
     """eps - weight sqrt(1 - a_t) grad_x log p(y | x_t), and the x_0 that it implies.
 
     (Dhariwal & Nichol, arXiv 2105.05233, algorithm 2.) log_prob (x_t [B, ...], t [B]) -> [B] is that of the wanted class y,
-    from a classifier of noisy images; each example's must depend on its own x_t alone.
+    from a classifier of noisy images; each example's must depend on its own x_t alone. Where x_T holds no signal, a change of
+    eps says nothing of x_0, and the predictor is left as it is.
     """
 
     def guided(x, t):
-        eps = predict(x, t).eps - weight * noise_scale(schedule, t, x) * jax.grad(lambda x: log_prob(x, t).sum())(x)
-        return Prediction(predict_x0(schedule, x, t, eps), eps)
+        x0, eps = predict(x, t)
+        change = weight * noise_scale(schedule, t, x) * jax.grad(lambda x: log_prob(x, t).sum())(x)
+        signal = signal_scale(schedule, t, x)
+        change = jnp.where(signal == 0, 0, change)
+        return Prediction(x0 + noise_scale(schedule, t, x) * change / jnp.where(signal == 0, 1, signal), eps - change)
 
     return guided
 

@@ -143,10 +143,16 @@ def ode_log_likelihood(schedule: Schedule, predict: Predict, tau, x, key, num_pr
 
     d log p = -(div eps) / sqrt(sigma^2 + 1) d sigma along the path, div by Hutchinson's estimator with `num_probes` random
     signs (Song et al., arXiv 2011.13456, D.2). Both integrals take Heun's steps of order 2 between the steps of tau. Where
-    x is data in 8 bits, add uniform noise of its bin's width, and the log of that width for each value.
+    x is data in 8 bits, add uniform noise of its bin's width, and the log of that width for each value. Raises ValueError where
+    tau does not end at T, or x_T holds no signal at all, so that sigma_T is infinite.
     """
     tau = np.asarray(tau)
     pairs(schedule, tau)  # the same checks of tau
+    if tau[-1] != schedule.num_steps or schedule.alpha_bar[-1] == 0:
+        raise ValueError(
+            f"tau ends at {tau[-1]}, where alpha_bar is {schedule.alpha_bar[tau[-1]]}; the prior is that of the last step of the "
+            f"schedule, {schedule.num_steps}, with alpha_bar above 0"
+        )
     probes = jax.random.rademacher(key, (num_probes, *x.shape), x.dtype)
 
     def slope(x_bar, t):

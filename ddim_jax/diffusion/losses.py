@@ -26,8 +26,11 @@ def denoising_loss(schedule: Schedule, network: EpsFn, x0, t, eps, prediction: s
 def min_snr_weight(schedule: Schedule, t, prediction: str = "eps", gamma: float = 5.0) -> jax.Array:
     """The weight of each example's loss with which that in x_0 counts min(SNR, gamma), SNR = a / (1 - a): [B] (2303.09556).
 
-    min(SNR, gamma) over SNR for eps, over SNR + 1 for v. Where SNR is 0, so is the weight of x_0 and v.
+    min(SNR, gamma) over SNR for eps, over SNR + 1 for v. Where SNR is 0, so is the weight of x_0 and v. Raises ValueError for
+    another prediction.
     """
+    if prediction not in TARGETS:
+        raise ValueError(f"unknown prediction {prediction!r}; expected one of {', '.join(TARGETS)}")
     alpha_bar = jnp.asarray(schedule.alpha_bar, jnp.float32)[t]
     noise = jnp.asarray(1 - schedule.alpha_bar, jnp.float32)[t]
     if prediction == "eps":

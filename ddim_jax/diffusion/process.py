@@ -39,7 +39,7 @@ Predict = Callable[[jax.Array, jax.Array], Prediction]  # (x [B, ...], t [B]) ->
 
 def _at(table: np.ndarray, t, like):
     """table[t], in float64 on the host; with `like`, in its precision (float32 or more) and shaped to multiply it."""
-    if not isinstance(t, jax.Array):
+    if _is_known(t):
         t = np.asarray(t)
         if not np.issubdtype(t.dtype, np.integer) or np.any((t < 0) | (t >= len(table))):
             raise ValueError(f"steps must be whole numbers from 0 to {len(table) - 1}, the length of the schedule; got {t}")
@@ -94,6 +94,8 @@ def step_std(schedule: Schedule, t, s, eta=1.0, like=None):
     ratio = noise_scale(schedule, s, like) / noise_scale(schedule, t, like)
     std = eta * ratio * transition_std(schedule, t, s, like)
     if all(map(_is_known, (t, s, eta))):
+        if np.any((np.asarray(s) > np.asarray(t)) & (np.asarray(eta) > 0)):
+            raise ValueError(f"eta is {eta} for steps from {t} up to {s}: upwards, which is encoding, there is no noise to add")
         random = np.asarray(s) > 0  # into x_0 itself sigma is 0 at any eta
         limit = np.min(noise_scale(schedule, t) / transition_std(schedule, t, s), where=random, initial=np.inf)
         if not np.all((0 <= np.asarray(eta)) & (np.asarray(eta) <= limit * (1 + 1e-6))):

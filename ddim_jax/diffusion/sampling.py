@@ -89,17 +89,17 @@ def slerp(a: jax.Array, b: jax.Array, weight) -> jax.Array:
     """Spherical interpolation between latents (appendix D.5): a [B, ...] at weight 0, b [B, ...] at 1, along an arc.
 
     The angle is that of each example by itself. `weight` is a number or [B]. Latents of one norm keep it. Parallel latents,
-    and opposite ones, between which no arc is shortest, are joined by a line.
+    and opposite ones, between which no arc is shortest, are joined by a line, as those of norm 0 are.
     """
-    axes = tuple(range(1, a.ndim))
+    axes, dtype = tuple(range(1, a.ndim)), a.dtype
+    a, b = (x.astype(np.promote_types(x.dtype, np.float32)) for x in (a, b))
     weight = jnp.reshape(weight, jnp.shape(weight) + (1,) * (a.ndim - jnp.ndim(weight)))
-    dot = jnp.sum(a * b, axes, keepdims=True)
-    cosine = dot / jnp.sqrt(jnp.sum(a * a, axes, keepdims=True) * jnp.sum(b * b, axes, keepdims=True))
-    angle = jnp.arccos(jnp.clip(cosine, -1, 1))
-    small = jnp.sin(angle) < 1e-6
-    sine = jnp.where(small, 1, jnp.sin(angle))
-    arc = (jnp.sin((1 - weight) * angle) * a + jnp.sin(weight * angle) * b) / sine
-    return jnp.where(small, (1 - weight) * a + weight * b, arc)
+    square = jnp.sum(a * a, axes, keepdims=True) * jnp.sum(b * b, axes, keepdims=True)
+    cosine = jnp.sum(a * b, axes, keepdims=True) / jnp.sqrt(jnp.where(square == 0, 1, square))
+    line = (jnp.abs(cosine) > 1 - 4 * jnp.finfo(a.dtype).eps) | (square == 0)  # what is left of the angle there is rounding
+    angle = jnp.arccos(jnp.where(line, 0, cosine))
+    arc = (jnp.sin((1 - weight) * angle) * a + jnp.sin(weight * angle) * b) / jnp.sin(angle)
+    return jnp.where(line, (1 - weight) * a + weight * b, arc).astype(dtype)
 
 
 def interpolate(a: jax.Array, b: jax.Array, num: int) -> jax.Array:

@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -67,3 +68,23 @@ def test_the_loss_is_weighted_by_the_truncated_snr_at_the_students_steps():
     np.testing.assert_allclose(seen[0][0], q_sample(SCHEDULE, x0, np.array([200, 200, 1000, 1000]), eps))
     snr = (SCHEDULE.alpha_bar / (1 - SCHEDULE.alpha_bar + 1e-300))[[200, 200, 1000, 1000]]
     np.testing.assert_allclose(loss, np.maximum(snr, 1), rtol=1e-8)
+
+
+def test_the_teacher_learns_nothing():
+    """Its target is a number to the student's gradient, even where both share a parameter."""
+
+    def loss(shared):
+        teacher = from_eps(SCHEDULE, lambda x, t: shared * x)
+        return distillation_loss(
+            SCHEDULE, from_eps(SCHEDULE, lambda x, t: 0.1 * x), teacher, np.array([0, 500, 1000]), normal(2, 3),
+            np.array([300, 900]), normal(2, 3, seed=1),
+        ).sum()  # fmt: skip
+
+    assert loss(0.2) != loss(0.3) and jax.grad(loss)(0.2) == 0
+
+
+@pytest.mark.parametrize("tau", [[0, 100, 300, 600, 900], [0, 100, 300, 1000]])
+def test_steps_that_do_not_halve(tau):
+    x = normal(2, 3)
+    with pytest.raises(ValueError, match="an even number of steps, the last of them 1000"):
+        distillation_loss(SCHEDULE, TEACHER, TEACHER, np.array(tau), x, np.array([5, 950]), x)

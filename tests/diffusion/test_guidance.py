@@ -5,9 +5,9 @@ import pytest
 from oracles import THREE, gaussian, mixture
 
 from ddim_jax.diffusion import guidance
-from ddim_jax.diffusion.process import clip_x0, from_eps, q_sample
+from ddim_jax.diffusion.process import clip_x0, from_eps, from_v, q_sample
 from ddim_jax.diffusion.sampling import sample
-from ddim_jax.diffusion.schedule import linear, subsequence
+from ddim_jax.diffusion.schedule import linear, subsequence, zero_terminal_snr
 from ddim_jax.diffusion.solvers import ddim, repaint
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -104,3 +104,16 @@ def test_wrappers_nest_in_any_order():
         for wrap in wrappers[shift:] + wrappers[:shift]:
             predict = wrap(predict)
         assert_consistent(predict, x)
+
+
+def test_a_classifier_where_there_is_no_signal():
+    """At zero terminal SNR a change of eps says nothing of x_0 at T; below it, both halves make up x_t."""
+    schedule = zero_terminal_snr(linear())
+    predict = from_v(schedule, lambda x, t: jnp.cos(x))
+    guided = guidance.classifier(schedule, predict, lambda x, t: -(x**2).sum(1), weight=2.0)
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 3)))
+    jax.tree.map(np.testing.assert_array_equal, guided(x, jnp.array([1000, 1000])), predict(x, jnp.array([1000, 1000])))
+    x0, eps = guided(x, jnp.array([1, 700]))
+    a = schedule.alpha_bar[[1, 700]][:, None]
+    np.testing.assert_allclose(np.sqrt(a) * x0 + np.sqrt(1 - a) * eps, x, rtol=1e-9)
+    np.testing.assert_allclose(eps, predict(x, jnp.array([1, 700])).eps + 2 * np.sqrt(1 - a) * 2 * x, rtol=1e-9)

@@ -5,8 +5,8 @@ import pytest
 from oracles import gaussian
 
 from ddim_jax.diffusion import likelihood
-from ddim_jax.diffusion.process import from_eps, q_sample, step_std
-from ddim_jax.diffusion.schedule import from_betas, linear
+from ddim_jax.diffusion.process import from_eps, from_v, predict_x0, q_sample, step_std
+from ddim_jax.diffusion.schedule import from_betas, linear, zero_terminal_snr
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -161,22 +161,25 @@ def test_hutchinsons_estimate_is_unbiased():
         predict = from_eps(schedule, lambda x, t: x @ matrix)
         return likelihood.ode_log_likelihood(schedule, predict, tau, x, jax.random.key(1), probes)
 
-    exact = change(jnp.diag(jnp.diag(A)), 1)  # the trace alone, on another path: so compare at x = 0 displacement below
-    assert exact.shape == (400,)
     one, many = change(A, 1), change(A, 64)
     sigma = np.sqrt((1 - schedule.alpha_bar) / schedule.alpha_bar)
     # Heun's sum of signal * tr(A) d sigma, the same for every x; what is left of `many` is the prior of the path's end.
     h = sigma[2] - sigma[1]
     divergence = h * float(jnp.trace(A)) * (np.sqrt(schedule.alpha_bar[1]) + np.sqrt(schedule.alpha_bar[2])) / 2
-    x_bar = x / np.sqrt(schedule.alpha_bar[1])
-    first = x_bar * np.sqrt(schedule.alpha_bar[1]) @ A
-    second = (x_bar + h * first) * np.sqrt(schedule.alpha_bar[2]) @ A
-    end = x_bar + h * (first + second) / 2
-    prior = jax.scipy.stats.norm.logpdf(end, 0, sigma[2]).sum(1) - np.log(schedule.alpha_bar[1])
+
+    def prior(A):
+        x_bar = x / np.sqrt(schedule.alpha_bar[1])
+        first = x_bar * np.sqrt(schedule.alpha_bar[1]) @ A
+        second = (x_bar + h * first) * np.sqrt(schedule.alpha_bar[2]) @ A
+        end = x_bar + h * (first + second) / 2
+        return jax.scipy.stats.norm.logpdf(end, 0, sigma[2]).sum(1) - np.log(schedule.alpha_bar[1])
+
+    diagonal = jnp.diag(jnp.diag(A))
+    np.testing.assert_allclose(change(diagonal, 1), prior(diagonal) + divergence, rtol=1e-10)
     for estimate in (one, many):
-        left = np.asarray(estimate - prior)
+        left = np.asarray(estimate - prior(A))
         assert abs(left.mean() - divergence) < 4 * left.std() / np.sqrt(len(left)) + 1e-9
-    assert np.std(many - prior) < np.std(one - prior) / 4  # 64 probes: an eighth of the noise
+    assert np.std(many - prior(A)) < np.std(one - prior(A)) / 4  # 64 probes: an eighth of the noise
 
 
 @pytest.mark.parametrize(
@@ -186,8 +189,30 @@ def test_hutchinsons_estimate_is_unbiased():
         (np.array([0, 1, 12]), [0.0, 0.1], r"std must be 2 numbers above 0"),
         (np.array([0, 1, 12]), [0.9, 0.1], r"each at most sqrt\(1 - alpha_bar\[s\]\)"),
         (np.array([0, 1, 12]), [0.1], r"std must be 2 numbers above 0"),
+        (np.array([0, 1, 12]), [1.05 * np.sqrt(1 - SHORT.alpha_bar[1]), 0.1], r"each at most sqrt\(1 - alpha_bar\[s\]\)"),
     ],
 )
 def test_stds_for_which_there_is_no_bound(tau, std, says):
     with pytest.raises(ValueError, match=says):
         likelihood.gamma(SHORT, tau, std)
+
+
+def test_the_decoder_of_the_bound_is_the_one_that_was_asked_for():
+    """p(x_0 | x_1) = N(f(x_1), std^2): its density, or the probability of the 8-bit value; the other terms are the same."""
+    x0, eps, std = jnp.round(normal(*SHAPE) * 40) / 127.5, normal(len(ALL) - 1, *SHAPE, seed=1), stds(ALL)
+    x0 = (jnp.round((jnp.clip(x0, -1, 1) + 1) * 127.5)) / 127.5 - 1
+    smooth, bytes_ = (
+        likelihood.variational_bound(SHORT, NETWORKS["linear"], ALL, std, x0, eps, discretised=how) for how in (False, True)
+    )
+    x_1 = q_sample(SHORT, x0, 1, eps[-1])
+    f = predict_x0(SHORT, x_1, 1, NETWORKS["linear"](x_1, jnp.ones(len(x0))))
+    np.testing.assert_allclose(smooth.decoder, -jax.scipy.stats.norm.logpdf(x0, f, std[-1]).sum((1, 2, 3)), rtol=1e-10)
+    np.testing.assert_allclose(bytes_.decoder, -likelihood.discretised_log_prob(x0, f, std[-1]).sum((1, 2, 3)), rtol=1e-10)
+    np.testing.assert_array_equal(smooth.steps, bytes_.steps)
+
+
+@pytest.mark.parametrize("schedule, last", [(linear(), 501), (zero_terminal_snr(linear()), 1000)])
+def test_the_ode_must_reach_the_prior(schedule, last):
+    predict = from_v(schedule, lambda x, t: x)
+    with pytest.raises(ValueError, match=f"tau ends at {last}.*the prior is that of the last step of the schedule, 1000"):
+        likelihood.ode_log_likelihood(schedule, predict, np.array([0, 1, 200, last]), normal(2, 3), jax.random.key(0))

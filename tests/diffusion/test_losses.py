@@ -73,14 +73,24 @@ def test_weights_where_there_is_no_signal():
         assert np.all(np.isfinite(weights)) and weights[-1] == last
 
 
-def test_noise_is_drawn_from_each_examples_own_key():
+@pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
+@pytest.mark.parametrize("gamma", [0.0, 2.0, 5.0])
+def test_noise_is_drawn_from_each_examples_own_key(prediction, gamma):
+    """What training uses is `denoising_loss` of that prediction, with that weight."""
     keys, x0, t = jax.random.split(jax.random.key(0), 4), jnp.ones((4, 3)), jnp.array([5, 50, 500, 900])
     network = lambda x, t: jnp.sin(x)
-    together = drawn_loss(linear(), network, x0, t, keys, min_snr_gamma=5.0)
-    np.testing.assert_allclose(drawn_loss(linear(), network, x0[2:], t[2:], keys[2:], min_snr_gamma=5.0), together[2:], rtol=1e-5)
+    options = dict(prediction=prediction, min_snr_gamma=gamma)
+    together = drawn_loss(linear(), network, x0, t, keys, **options)
+    np.testing.assert_allclose(drawn_loss(linear(), network, x0[2:], t[2:], keys[2:], **options), together[2:], rtol=1e-5)
     eps = jax.vmap(lambda key: jax.random.normal(key, (3,)))(keys)
-    plain = denoising_loss(linear(), network, x0, t, eps)
-    np.testing.assert_allclose(together, plain * min_snr_weight(linear(), t), rtol=1e-5)
+    plain = denoising_loss(linear(), network, x0, t, eps, prediction)
+    weight = min_snr_weight(linear(), t, prediction, gamma) if gamma else 1
+    np.testing.assert_allclose(together, plain * weight, rtol=1e-5)
+
+
+def test_weights_of_an_unknown_prediction():
+    with pytest.raises(ValueError, match="unknown prediction 'epsilon'; expected one of eps, x0, v"):
+        min_snr_weight(linear(), jnp.array([5]), "epsilon")
 
 
 @pytest.mark.parametrize("batch, steps", [(8, 40), (5, 1000), (1, 10)])

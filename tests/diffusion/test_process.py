@@ -277,3 +277,15 @@ def test_a_random_step_needs_noise():
 def test_eps_says_nothing_of_x0_where_no_signal_is_left():
     with pytest.raises(ValueError, match=r"alpha_bar\[T\] is 0 \(zero terminal SNR\).* eps prediction cannot start there"):
         pr.from_eps(from_alpha_bar([1, 0.5, 0]), lambda x, t: x)
+
+
+def test_steps_that_are_known_are_checked_wherever_they_are():
+    """As JAX arrays, and as constants of compiled code; upwards there is no noise for eta to scale."""
+    x = jnp.ones((2, 3))
+    with pytest.raises(ValueError, match="steps must be whole numbers from 0 to 1000"):
+        pr.q_sample(linear(), x, jnp.array([1001, -1]), x)
+    t = jnp.array([10, 500])
+    compiled = jax.jit(lambda x: pr.ddim_step(linear(), x, x, t, t - 5, 0.5, x)[0])
+    np.testing.assert_allclose(compiled(x), pr.ddim_step(linear(), x, x, t, t - 5, 0.5, x)[0], rtol=1e-6)
+    with pytest.raises(ValueError, match="eta is 0.5 for steps from 5 up to 10"):
+        pr.ddim_step(linear(), x, x, 5, 10, 0.5, x)

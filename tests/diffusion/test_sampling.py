@@ -228,6 +228,27 @@ def test_slerp_of_parallel_latents_is_the_line_between_them():
     np.testing.assert_allclose(SLERP(a, 3 * a, 0.25), 1.5 * a, rtol=1e-10)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float16])
+def test_slerp_of_opposite_and_empty_latents_is_the_line_between_them(dtype):
+    """Where there is no angle, or none but rounding, in the precision that people use; and sums that float16 cannot hold."""
+    for seed in range(20):
+        a = latents(1, 256, 64, 3, seed=seed).astype(dtype)
+        for factor, halfway in [(-1.75, -0.375), (1.0, 1.0), (0.0, 0.5)]:
+            found = SLERP(a, (factor * a).astype(dtype), 0.5)
+            assert found.dtype == dtype
+            np.testing.assert_allclose(found, halfway * a, rtol=0, atol=5e-3 if dtype == jnp.float16 else 1e-5)
+
+
+def test_the_grid_goes_down_both_sides_and_then_across():
+    """D.5, and in this order: for four latents in general position the other one gives another grid."""
+    corners = latents(4, 3).reshape(2, 2, 3)
+    grid = interpolate_grid(corners, 3)
+    left, right = slerp(corners[:1, 0], corners[1:, 0], 0.5), slerp(corners[:1, 1], corners[1:, 1], 0.5)
+    np.testing.assert_allclose(grid[1, 1], slerp(left, right, 0.5)[0], rtol=1e-10)
+    top, bottom = slerp(corners[:1, 0], corners[:1, 1], 0.5), slerp(corners[1:, 0], corners[1:, 1], 0.5)
+    assert np.abs(grid[1, 1] - slerp(top, bottom, 0.5)[0]).max() > 1e-3
+
+
 def test_lines_and_grids_of_latents():
     """Oracle 18 on a circle again, where "down both sides with one weight, then across" is linear in both angles."""
     line = jax.jit(interpolate, static_argnums=2)(*on_circle(0.2, 1.4), 4)

@@ -52,9 +52,9 @@ def test_every_step_equals_the_papers_code(S, spacing):
     noise = step_noise(KEY, S, x.shape)
     for eta in ETAS:
         theirs = paper_sampler(BETAS, seq, EPS, x, noise, eta)
-        np.testing.assert_allclose(RUN(ddim(SCHEDULE, tau, eta), x, KEY).x, theirs, rtol=1e-6, atol=1e-6, err_msg=f"{eta=}")
+        np.testing.assert_allclose(RUN(ddim(SCHEDULE, tau, eta), x, KEY).x, theirs, rtol=1e-10, atol=1e-10, err_msg=f"{eta=}")
     theirs = paper_sampler(BETAS, seq, EPS, x, noise)
-    np.testing.assert_allclose(RUN_CLIPPED(ddpm(SCHEDULE, tau, "large"), x, KEY).x, theirs, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(RUN_CLIPPED(ddpm(SCHEDULE, tau, "large"), x, KEY).x, theirs, rtol=1e-10, atol=1e-10)
 
 
 def in_double(scheduler):
@@ -93,7 +93,7 @@ def test_every_step_equals_diffusers_ddim(S, spacing):
     noise = torch.tensor(step_noise(KEY, S, x.shape))
     for eta in ETAS:
         theirs = diffusers_loop(scheduler, x, eta=[eta] * S, variance_noise=noise if eta else [None] * S)
-        np.testing.assert_allclose(RUN(ddim(SCHEDULE, tau, eta), x, KEY).x, theirs, rtol=1e-6, atol=1e-6, err_msg=f"{eta=}")
+        np.testing.assert_allclose(RUN(ddim(SCHEDULE, tau, eta), x, KEY).x, theirs, rtol=1e-10, atol=1e-10, err_msg=f"{eta=}")
 
 
 @pytest.mark.parametrize("variance, clip", [("small", False), ("large", False), ("large", True)])
@@ -111,7 +111,7 @@ def test_every_step_equals_diffusers_ddpm(S, spacing, variance, clip, monkeypatc
     noise = iter(torch.tensor(step_noise(KEY, S, x.shape)))
     monkeypatch.setattr("diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *_, **__: next(noise))
     ours = (RUN_CLIPPED if clip else RUN)(ddpm(SCHEDULE, tau, variance), x, KEY).x
-    np.testing.assert_allclose(ours, diffusers_loop(scheduler, x), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(ours, diffusers_loop(scheduler, x), rtol=1e-10, atol=1e-10)
 
 
 # ---- data for which the answer is known
