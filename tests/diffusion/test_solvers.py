@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from oracles import THREE, gaussian, mixture, paper_sampler, paper_steps, point, step_noise
 
-from ddim_jax.diffusion.process import clip_x0, from_eps
+from ddim_jax.diffusion.process import clip_x0, from_eps, from_v
 from ddim_jax.diffusion.sampling import sample, trajectory
-from ddim_jax.diffusion.schedule import SPACINGS, linear, subsequence
+from ddim_jax.diffusion.schedule import SPACINGS, from_alpha_bar, linear, subsequence
 from ddim_jax.diffusion.solvers import ddim, ddpm, encode
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -229,6 +229,16 @@ def test_tables_are_in_double_precision_and_go_down_or_up_the_same_pairs():
     assert down.x0.shape == down.eps.shape == (3, 1) and not down.noise.any() and not up.noise.any()
 
 
+@pytest.mark.parametrize("S", [10, 100])
+def test_standard_normal_data_over_equal_angles(S):
+    """Oracle 10: there v = 0 is best, and S steps of pi / (2 S) leave cos(pi / (2 S))^S = 1 - pi^2 / (8 S) + O(1 / S^2) of x."""
+    schedule = from_alpha_bar(np.append(np.cos(np.pi / 2 * np.arange(S) / S) ** 2, 0))
+    x, predict = latents(), from_v(schedule, lambda x, t: jnp.zeros_like(x))
+    left = sample(predict, ddim(schedule, np.arange(S + 1)), x) / x
+    np.testing.assert_allclose(left, np.cos(np.pi / (2 * S)) ** S, rtol=1e-10)
+    assert np.all(np.abs(left - (1 - np.pi**2 / (8 * S))) < (np.pi**2 / (8 * S)) ** 2)
+
+
 @pytest.mark.parametrize(
     "tau, says",
     [
@@ -250,6 +260,7 @@ def test_a_tau_that_does_not_rise_from_zero_is_refused(solver, tau, says):
     "make, says",
     [
         (lambda tau: ddim(SCHEDULE, tau, -0.5), "eta is -0.5; .* between 0 and 1.0825"),
+        (lambda tau: ddim(SCHEDULE, tau, -1e-9), "eta is -1e-09; .* between 0 and 1.0825"),
         (lambda tau: ddim(SCHEDULE, tau, 1.1), "eta is 1.1; .* between 0 and 1.0825, where sigma"),
         (lambda tau: ddim(SCHEDULE, tau, np.nan), "eta is nan"),
         (lambda tau: ddpm(SCHEDULE, tau, "huge"), "unknown variance 'huge'; expected 'small' or 'large'"),
