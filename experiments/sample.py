@@ -199,10 +199,9 @@ def main(_):
     else:
         table = make_table(generator.schedule, tau)
     given, batch_size = make_labels(config, count), _BATCH_SIZE.value
-    asked = given if _LABEL.value else {}  # of real images the classes are not known
-
-    def rows(given, of):
-        return {name: values[: len(of)] for name, values in given.items()}
+    if {"reconstruct", "inpaint"} & set(modes):
+        real = real_images(config, count)
+        of_real = make_labels(config, len(real)) if _LABEL.value else {}  # else their classes are not known
 
     def save(name, pictures_of):
         images.save_png(output / name, images.grid(pictures_of))
@@ -216,12 +215,11 @@ def main(_):
         save("interpolation.png", pictures.interpolation(*model, num=11, rows=count, given=given, batch_size=batch_size))
         save("interpolation_grid.png", pictures.interpolation_grid(*model, num=11, given=given, batch_size=batch_size))
     if "reconstruct" in modes:
-        real = real_images(config, count)
-        save("reconstruction.png", [real, pictures.reconstruction(generator, params, tau, real, rows(asked, real), batch_size)])
+        save("reconstruction.png", [real, pictures.reconstruction(generator, params, tau, real, of_real, batch_size)])
     if "inpaint" in modes:
-        real, mask = real_images(config, count), images.load_mask(_MASK.value, generator.image_shape)
+        mask = images.load_mask(_MASK.value, generator.image_shape)
         table = solvers.repaint(generator.schedule, tau, _ETA.value, _REPEATS.value) if _REPEATS.value > 1 else table
-        painted = pictures.inpainting(generator, params, table, seed, real, mask, rows(asked, real), batch_size)
+        painted = pictures.inpainting(generator, params, table, seed, real, mask, of_real, batch_size)
         save("inpainting.png", [real, (real * mask).astype(np.uint8), painted])
     print(f"wrote {', '.join(modes)} into {output}")
 

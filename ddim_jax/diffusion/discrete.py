@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddim_jax.diffusion.process import noise_scale, signal_scale
+from ddim_jax.diffusion.process import check_std, noise_scale, signal_scale
 from ddim_jax.diffusion.schedule import Schedule
 from ddim_jax.diffusion.solvers.table import pairs
 
@@ -37,9 +37,9 @@ def marginal(schedule: Schedule, x0, t) -> jax.Array:
     return signal_scale(schedule, t, x0) ** 2 * x0 + noise_scale(schedule, t, x0) ** 2 / x0.shape[-1]
 
 
-def keep_limit(schedule: Schedule, t, s, like=None):
+def keep_limit(schedule: Schedule, t, s):
     """(1 - a_s) / (1 - a_t), the largest std of the step t -> s: above it a probability would be negative."""
-    return (noise_scale(schedule, s, like) / noise_scale(schedule, t, like)) ** 2
+    return (noise_scale(schedule, s) / noise_scale(schedule, t)) ** 2
 
 
 def weights(schedule: Schedule, t, s, std, like=None):
@@ -54,11 +54,7 @@ def posterior(schedule: Schedule, x_t, x0, t, s, std) -> jax.Array:
 
     `std` is a number or [B, 1, ...]. Raises ValueError where it is negative or above `keep_limit`, as far as it is known.
     """
-    if not any(isinstance(value, jax.core.Tracer) for value in (t, s, std)):
-        limit = np.asarray(keep_limit(schedule, t, s))
-        limit = limit.reshape(limit.shape + (1,) * (np.ndim(std) - limit.ndim))
-        if not np.all((0 <= np.asarray(std)) & (np.asarray(std) <= limit * (1 + 1e-6))):
-            raise ValueError(f"std is {std}; for these steps it must lie between 0 and (1 - a_s) / (1 - a_t) = {limit}")
+    check_std(std, keep_limit(schedule, t, s), "for these steps it must lie between 0 and (1 - a_s) / (1 - a_t)")
     keep, x0_weight, noise = weights(schedule, t, s, std, x_t)
     return keep * x_t + x0_weight * x0 + jnp.maximum(noise, 0) / x_t.shape[-1]  # at the limit, rounding takes it below 0
 
@@ -72,9 +68,8 @@ def table(schedule: Schedule, tau, eta: float = 0.0) -> CategoricalTable:
         raise ValueError(f"eta is {eta}; for discrete data it must lie between 0 and 1")
     t, s = pairs(schedule, tau)
     keep, x0, noise = weights(schedule, t, s, (1 - eta) * keep_limit(schedule, t, s))
-    return CategoricalTable(
-        t, s, keep, x0, np.maximum(noise, 0)
-    )  # at eta = 0, rounding takes it below 0: the log of which is NaN
+    noise = np.maximum(noise, 0)  # at eta = 0, rounding takes it below 0, and its log would be NaN
+    return CategoricalTable(t, s, keep, x0, noise)
 
 
 def sample(f: ProbabilityFn, table: CategoricalTable, x: jax.Array, key: jax.Array) -> jax.Array:

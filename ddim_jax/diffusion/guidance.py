@@ -1,8 +1,8 @@
 """Predictor to predictor: guidance, thresholds and masks.
 
 Each function takes a predictor (x, t) -> (x_0, eps) and gives another, so they nest in any order, and every solver of
-`solvers` runs the result. Both halves of what they return make up x_t, as Eq. 9
-has it (but for a changed x_0 at t = 0, where x_t holds no noise to change). `process.clip_x0` is of this kind.
+`solvers` runs the result. Both halves of what they return make up x_t, as Eq. 9 has it (but for a changed x_0 at t = 0, where
+x_t holds no noise to change). `process.clip_x0` is of this kind.
 """
 
 from typing import Callable

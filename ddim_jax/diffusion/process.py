@@ -141,7 +141,7 @@ def reverse_posterior(schedule: Schedule, x_t, x0, t, s, std) -> Gaussian:
 
     `std` is a number or [B, 1, ...]. Raises ValueError where std is larger than that.
     """
-    _check_std(schedule, s, std)
+    check_std(std, noise_scale(schedule, s), "it must lie between 0 and sqrt(1 - alpha_bar[s])")
     eps = predict_eps(schedule, x_t, t, x0)
     mean = signal_scale(schedule, s, x_t) * x0 + direction_scale(schedule, s, std, x_t) * eps
     return Gaussian(mean, std)
@@ -156,19 +156,19 @@ def forward_posterior(schedule: Schedule, x_s, x0, s, t, std) -> Gaussian:
     `std` is that of the step down. The mean is free of x_0, the process Markov, at the std of eta = 1 alone (Eq. 16).
     Raises ValueError where std is larger than sqrt(1 - a_s).
     """
-    _check_std(schedule, s, std)
+    check_std(std, noise_scale(schedule, s), "it must lie between 0 and sqrt(1 - alpha_bar[s])")
     noise_t, noise_s = noise_scale(schedule, t, x_s), noise_scale(schedule, s, x_s)
     eps = predict_eps(schedule, x_s, s, x0)
     mean = signal_scale(schedule, t, x_s) * x0 + noise_t / noise_s * direction_scale(schedule, s, std, x_s) * eps
     return Gaussian(mean, std * noise_t / noise_s)
 
 
-def _check_std(schedule: Schedule, s, std) -> None:
-    if all(map(_is_known, (s, std))):
-        limit = np.asarray(noise_scale(schedule, s))
-        limit = limit.reshape(limit.shape + (1,) * (np.ndim(std) - limit.ndim))
+def check_std(std, limit, says: str) -> None:
+    """Raises ValueError unless `std`, a number or [B, 1, ...], lies between 0 and `limit`, a number or [B], if both are known."""
+    if _is_known(std) and _is_known(limit):
+        limit = np.reshape(limit, np.shape(limit) + (1,) * (np.ndim(std) - np.ndim(limit)))
         if not np.all((0 <= np.asarray(std)) & (np.asarray(std) <= limit * (1 + 1e-6))):
-            raise ValueError(f"std is {std}; it must lie between 0 and sqrt(1 - alpha_bar[s]) = {limit}")
+            raise ValueError(f"std is {std}; {says} = {limit}")
 
 
 def ddim_step(schedule: Schedule, x_t, eps, t, s, eta=0.0, noise=None):
