@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from ddim_jax.common.files import whole
 from ddim_jax.diffusion import discrete, process
 from ddim_jax.diffusion import schedule as schedules
 from ddim_jax.diffusion.losses import drawn_loss
@@ -108,9 +109,8 @@ def network_shape(config: ml_collections.ConfigDict) -> tuple[int, int, int]:
 
 def save(config: ml_collections.ConfigDict, path: str | os.PathLike) -> None:
     """Writes a configuration as JSON, whole or not at all."""
-    part = pathlib.Path(f"{path}.part")
-    part.write_text(config.to_json(indent=1) + "\n")
-    part.replace(path)
+    with whole(path) as part:
+        part.write_text(config.to_json(indent=1) + "\n")
 
 
 def load(path: str | os.PathLike) -> ml_collections.ConfigDict:

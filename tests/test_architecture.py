@@ -15,13 +15,14 @@ CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
 
 # What each part of the package may import of the rest of it.
 ALLOWED = {
+    "common": set(),
     "diffusion": set(),
     "models": set(),
-    "data": set(),
-    "configuration": {"diffusion", "models"},
-    "training": {"configuration", "data", "diffusion", "models"},
-    "inference": {"configuration", "data", "diffusion", "models", "training"},
-    "interop": {"configuration", "data", "diffusion", "inference", "models"},
+    "data": {"common"},
+    "configuration": {"common", "diffusion", "models"},
+    "training": {"common", "configuration", "data", "diffusion", "models"},
+    "inference": {"common", "configuration", "data", "diffusion", "models", "training"},
+    "interop": {"common", "configuration", "data", "diffusion", "inference", "models"},
 }
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ddim_jax.data import extras
+from ddim_jax.common import extras
 from ddim_jax.data.sources import Source
 
 _lock = threading.Lock()  # The threads of a stream come to a new epoch together, and one of them is to make its order.

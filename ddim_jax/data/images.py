@@ -3,12 +3,13 @@
 import contextlib
 import io
 import os
-import pathlib
 import zipfile
 
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
+
+from ddim_jax.common.files import whole
 
 
 def to_float(images):
@@ -33,19 +34,6 @@ def grid(images: np.ndarray, gap: int = 2, background: int = 128) -> np.ndarray:
     rows, columns, height, width, channels = padded.shape
     sheet = padded.swapaxes(1, 2).reshape(rows * height, columns * width, channels)
     return np.pad(sheet, ((gap, 0), (gap, 0), (0, 0)), constant_values=background)
-
-
-@contextlib.contextmanager
-def whole(path: str | os.PathLike):
-    """Gives a path to write to, which becomes `path` once all is written: a reader sees the whole file or none."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def save_png(path: str | os.PathLike, image: np.ndarray) -> None:

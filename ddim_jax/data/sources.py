@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ddim_jax.data import decoding, extras
+from ddim_jax.common import extras
+from ddim_jax.data import decoding
 from ddim_jax.data.folder import Folder
 from ddim_jax.data.tfds import TfdsImages
 

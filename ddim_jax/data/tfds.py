@@ -17,7 +17,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ddim_jax.data import decoding, extras
+from ddim_jax.common import extras
+from ddim_jax.data import decoding
 
 
 class TfdsImages:

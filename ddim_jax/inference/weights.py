@@ -1,6 +1,5 @@
 """Trained weights with their configuration: the average of a run's newest checkpoint, or one safetensors file."""
 
-import hashlib
 import json
 import os
 import pathlib
@@ -14,8 +13,8 @@ import safetensors.flax
 from flax import traverse_util
 
 from ddim_jax import configuration
-from ddim_jax.data.images import whole
-from ddim_jax.models import check_fit
+from ddim_jax.common.arrays import check_fit
+from ddim_jax.common.files import check_digest, whole, write_digest
 from ddim_jax.training.checkpoints import Checkpoints
 
 DIGITS = pathlib.Path(__file__).parent.parent / "pretrained" / "digits.safetensors"  # ships with the package
@@ -70,18 +69,6 @@ def _tensor(path: pathlib.Path, name: str) -> jax.Array:
         return jnp.asarray(file.get_tensor(name), jnp.float32)
 
 
-def check_digest(path: pathlib.Path) -> None:
-    """Raises ValueError where a file PATH.sha256 lies beside this one and was written for another."""
-    recorded = path.with_name(path.name + ".sha256")
-    if recorded.exists() and recorded.read_text().split()[0] != _digest(path):
-        raise ValueError(f"{path} is not the file that {recorded.name} was written for: it is damaged, fetch it again")
-
-
-def _digest(path: pathlib.Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def read(source: str | os.PathLike) -> Model:
     """Weights from a run's folder (`from_workdir`) or from a file (`load`)."""
     return from_workdir(source) if pathlib.Path(source).is_dir() else load(source)
@@ -119,5 +106,4 @@ def save(path: str | os.PathLike, model: Model, dtype: str = "float32") -> None:
     with whole(path) as part:
         safetensors.flax.save_file(arrays, part, metadata={"ddim_jax_config": model.config.to_json()})
         part.chmod(0o644)  # which the library grants to nobody else
-    with whole(path.with_name(path.name + ".sha256")) as part:
-        part.write_text(f"{_digest(path)}  {path.name}\n")
+    write_digest(path)

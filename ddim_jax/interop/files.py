@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 
-from ddim_jax.data.images import whole
-from ddim_jax.inference.weights import check_digest
+from ddim_jax.common.files import check_digest, whole
 from ddim_jax.interop import pickles
 from ddim_jax.interop.pickles import Tensor
 

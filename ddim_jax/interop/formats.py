@@ -14,11 +14,11 @@ import safetensors
 from flax import traverse_util
 
 from ddim_jax import configuration
+from ddim_jax.common.arrays import check_fit
 from ddim_jax.inference import weights
 from ddim_jax.inference.weights import Model
 from ddim_jax.interop import files, names, schedulers, unets
 from ddim_jax.interop.pickles import Tensor
-from ddim_jax.models import check_fit
 
 FORMATS = {
     "ours": "the folder of a training run, or a safetensors file that `weights.save` wrote",

@@ -1,14 +1,13 @@
 """Our model as a folder that diffusers' `DDIMPipeline.from_pretrained` loads."""
 
-import contextlib
 import json
 import os
 import pathlib
-import shutil
 
 import numpy as np
 from flax import traverse_util
 
+from ddim_jax.common.files import whole_folder
 from ddim_jax.inference.weights import Model
 from ddim_jax.interop import files, schedulers, unets
 from ddim_jax.interop.names import DIFFUSERS
@@ -23,28 +22,13 @@ def save(folder: str | os.PathLike, model: Model) -> None:
     ours = traverse_util.flatten_dict(model.params, sep=".")
     theirs = {name: DIFFUSERS.name(name, len(model.config.model.multipliers)) for name in ours}
     views = {theirs[name]: DIFFUSERS.to_theirs(name, np.asarray(array)) for name, array in ours.items()}
-    with _whole_folder(pathlib.Path(folder)) as part:
+    with whole_folder(folder) as part:
         index = {"_class_name": "DDIMPipeline"}
         index.update(unet=["diffusers", unet["_class_name"]], scheduler=["diffusers", scheduler["_class_name"]])
         _write_json(part / "model_index.json", index)
         _write_json(part / "unet" / "config.json", unet)
         _write_json(part / "scheduler" / "scheduler_config.json", scheduler)
         files.write(part / "unet" / "diffusion_pytorch_model.safetensors", views)
-
-
-@contextlib.contextmanager
-def _whole_folder(folder: pathlib.Path):
-    """Gives a folder to fill, which becomes `folder` once all is written."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} already holds something: give a folder that is new or empty")
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
-    part.mkdir(parents=True)
-    try:
-        yield part
-        part.replace(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _write_json(path: pathlib.Path, content: dict) -> None:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from ddim_jax.models import check_fit
+from ddim_jax.common.arrays import check_fit
 from ddim_jax.training.step import TrainState
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from ddim_jax.data.images import whole
+from ddim_jax.common.files import whole
 
 
 class Log:

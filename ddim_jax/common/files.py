@@ -1,0 +1,58 @@
+"""Files and folders that are written whole or not at all, and the hashes that lie beside them."""
+
+import contextlib
+import hashlib
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def whole(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Gives a path to write to, which becomes `path` once all is written: a reader sees the whole file or none."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_folder(folder: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Gives a folder to fill, which becomes `folder` once all is written.
+
+    Raises FileExistsError where `folder` already holds something.
+    """
+    folder = pathlib.Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} already holds something: give a folder that is new or empty")
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
+    part.mkdir(parents=True)
+    try:
+        yield part
+        part.replace(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def write_digest(path: pathlib.Path) -> None:
+    """Writes the SHA-256 of a file into PATH.sha256 beside it, as `sha256sum` does."""
+    with whole(path.with_name(path.name + ".sha256")) as part:
+        part.write_text(f"{_digest(path)}  {path.name}\n")
+
+
+def check_digest(path: pathlib.Path) -> None:
+    """Raises ValueError where a file PATH.sha256 lies beside this one and was written for another."""
+    recorded = path.with_name(path.name + ".sha256")
+    if recorded.exists() and recorded.read_text().split()[0] != _digest(path):
+        raise ValueError(f"{path} is not the file that {recorded.name} was written for: it is damaged, fetch it again")
+
+
+def _digest(path: pathlib.Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
