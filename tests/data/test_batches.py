@@ -5,7 +5,7 @@ import concurrent.futures
 import numpy as np
 import pytest
 
-from ddim_jax.data import batches
+from ddim_jax.data import batches, sources
 from ddim_jax.data.batches import batch_indices, stream
 
 
@@ -76,6 +76,25 @@ def test_stream_reads_ahead_a_few_batches_only(monkeypatch):
     for _ in range(10):
         next(steps)
     assert 10 * 5 <= len(reads) <= (10 + 4 + 2) * 5  # taken, in the buffer, in the hands of the two threads
+
+
+def test_streams_of_dicts_are_direct_indexing_of_each_array():
+    data = {"image": images(20), "label": np.arange(20, dtype=np.int32)}
+    one_by_one = sources.Labelled(list(data["image"]), data["label"])
+    for source in (data, one_by_one):
+        parts = [list(stream(source, 6, 1, 3, 9, shard=(i, 2))) for i in range(2)]
+        for step in range(6):
+            expected = batch_indices(20, 6, 1, 3 + step)
+            for name in data:
+                joined = np.concatenate([part[step][name] for part in parts])
+                np.testing.assert_array_equal(joined, data[name][expected])
+                assert joined.dtype == data[name].dtype
+
+
+def test_the_order_of_old_runs_stays():
+    # What NumPy's generator, which keeps its streams, gives for (seed, epoch); old runs resume by it.
+    orders = [np.random.default_rng((7, epoch)).permutation(10) for epoch in range(2)]
+    np.testing.assert_array_equal(batch_indices(10, 8, 7, 1), np.concatenate([orders[0][8:], orders[1][:6]]))
 
 
 def test_errors():
