@@ -14,7 +14,7 @@ from configs import cifar10
 
 def get_config():
     config = cifar10.get_config()
-    config.data.update(name="celeb_a", image_size=64, crop="celeba")
+    config.data.update(name="celeb_a", image_size=(64, 64), crop="celeba")
     config.model.update(multipliers=(1, 2, 2, 2, 4))
     config.sampling.update(spacing="leading")
     return config

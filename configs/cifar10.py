@@ -18,11 +18,13 @@ def get_config() -> ml_collections.ConfigDict:
             name="cifar10",  # a TFDS name, "folder" or "mnist_5k"
             split="train",
             directory=ml_collections.config_dict.placeholder(str),  # TFDS's data_dir, or the folder of images
-            image_size=32,
+            image_size=(32, 32),  # height, width; one number is a square
             channels=3,
             crop="none",  # "none", "center" or "celeba"
             flip=True,
             memory_limit_mb=4096,  # data sets up to this size live on the device, larger ones are streamed
+            degrade="",  # "half_size" or "grey": the network is told the image so degraded, and learns to undo it
+            held_out_split="test",  # of the loss on held-out images
         )
     )
     config.model = ml_collections.ConfigDict(
@@ -35,7 +37,6 @@ def get_config() -> ml_collections.ConfigDict:
             patch_size=1,
             input_skip=False,
             num_classes=0,  # of a network that is told the class of each image; 0: it is not
-            dtype="bfloat16",
         )
     )
     config.diffusion = ml_collections.ConfigDict(
@@ -59,15 +60,18 @@ def get_config() -> ml_collections.ConfigDict:
             grad_clip=1.0,  # largest norm of all gradients together; 0: any
             ema_decay=0.9999,
             min_snr_gamma=0.0,  # above 0: Min-SNR weights (arXiv 2303.09556)
-            label_dropout=0.1,  # how often the class is withheld, for guidance; where model.num_classes > 0
+            condition_dropout=0.1,  # how often the class or the degraded image is withheld, for guidance
             initial_weights=ml_collections.config_dict.placeholder(str),  # a weights file or a run's folder; else random ones
+            dtype="bfloat16",  # that layers compute in; parameters, their average, loss and tables are float32
+            remat=False,  # whether activations are computed again on the way back, to save memory
             steps_per_call=20,
             log_every=100,
             sample_every=5000,
+            held_out_every=0,  # the loss on held-out images; 0: never
             checkpoint_every=5000,
         )
     )
     config.sampling = ml_collections.ConfigDict(  # of the grids of training, and the defaults of experiments.sample
-        dict(steps=50, spacing="quadratic", eta=0.0, clip=False, count=64)
+        dict(steps=50, spacing="quadratic", eta=0.0, clip=False, count=64, dtype="float32")
     )
     return config

@@ -15,11 +15,11 @@ from configs import cifar10
 
 def get_config():
     config = cifar10.get_config()
-    config.data.update(name="mnist_5k", image_size=28, channels=1, flip=False)
-    config.model.update(channels=64, multipliers=(1, 2), num_blocks=1, attention_sides=(7,), dropout=0.0, dtype="float32")
+    config.data.update(name="mnist_5k", image_size=(28, 28), channels=1, flip=False)
+    config.model.update(channels=64, multipliers=(1, 2), num_blocks=1, attention_sides=(7,), dropout=0.0)
     config.model.update(patch_size=2, input_skip=True, num_classes=10)
     config.training.update(steps=6000, batch_size=64, learning_rate=5e-4, warmup_steps=100, ema_decay=0.999)
-    config.training.update(min_snr_gamma=5.0, label_dropout=0.1)
-    config.training.update(log_every=20, sample_every=1000, checkpoint_every=500)
+    config.training.update(min_snr_gamma=5.0, condition_dropout=0.1, dtype="float32")
+    config.training.update(log_every=20, sample_every=1000, held_out_every=500, checkpoint_every=500)
     config.sampling.update(spacing="trailing", count=100)
     return config

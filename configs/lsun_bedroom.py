@@ -13,7 +13,7 @@ from configs import cifar10
 
 def get_config():
     config = cifar10.get_config()
-    config.data.update(name="lsun/bedroom", image_size=256, crop="center")
+    config.data.update(name="lsun/bedroom", image_size=(256, 256), crop="center")
     config.model.update(multipliers=(1, 1, 2, 2, 4, 4), dropout=0.0)
     config.training.update(steps=2_400_000, batch_size=64, learning_rate=2e-5)
     config.sampling.update(spacing="leading", count=16)

@@ -1,33 +1,97 @@
-"""From a configuration to the objects that it names. Configurations are `ml_collections` files; see configs/."""
+"""From a configuration to the objects that it names: the one file that reads the fields of one, see configs/.
+
+A configuration is a `ml_collections.ConfigDict` of parts. `data`, `model` and `diffusion` say what a network is and what it
+learns from, `training` and `sampling` how; nothing of these two is part of the weights.
+"""
 
 import functools
 import inspect
 import json
+import math
 import os
 import pathlib
-from typing import Callable
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
 from ddim_jax.common.files import whole
-from ddim_jax.diffusion import discrete, process
+from ddim_jax.common.seeds import LARGEST_SEED
+from ddim_jax.data import degrading, sources
+from ddim_jax.diffusion import discrete, distillation, losses
 from ddim_jax.diffusion import schedule as schedules
-from ddim_jax.diffusion.losses import drawn_loss
 from ddim_jax.diffusion.schedule import Schedule
+from ddim_jax.inference import pictures, processes
+from ddim_jax.inference.model import Defaults, Model
+from ddim_jax.models.network import Network, from_linen
 from ddim_jax.models.unet import UNet
+from ddim_jax.training import hooks, preparing
+from ddim_jax.training.loop import check_batch_size
+from ddim_jax.training.step import make_optimizer, warm_up
+from ddim_jax.training.task import Hook, Task
 
+Config = ml_collections.ConfigDict
+
+FORMAT = 2  # of what `save` writes; 1 is of the first runs and weights, which name none
 _SCHEDULES = {
     "linear": schedules.linear,
     "scaled_linear": schedules.scaled_linear,
     "cosine": schedules.cosine,
     "betas": lambda num_steps, betas: schedules.from_betas(betas),
 }
-_PREDICTORS = {"eps": process.from_eps, "x0": process.from_x0, "v": process.from_v}
+_DTYPES = ("float32", "bfloat16")
+_RANGES = {  # of the numbers that nothing else checks: at least, at most
+    "diffusion.num_steps": (1, math.inf),
+    "training.seed": (0, LARGEST_SEED),
+    "training.steps": (1, math.inf),
+    "training.batch_size": (1, math.inf),
+    "training.steps_per_call": (1, math.inf),
+    "training.log_every": (1, math.inf),
+    "training.sample_every": (1, math.inf),
+    "training.checkpoint_every": (1, math.inf),
+    "training.held_out_every": (0, math.inf),
+    "training.learning_rate": (0, math.inf),
+    "training.warmup_steps": (0, math.inf),
+    "training.grad_clip": (0, math.inf),
+    "training.ema_decay": (0, 1),
+    "training.min_snr_gamma": (0, math.inf),
+    "training.condition_dropout": (0, 1),
+    "model.dropout": (0, 1),
+}
+_FREE_TO_CHANGE = {  # when a run goes on
+    *(f"training.{field}" for field in ("steps", "steps_per_call", "log_every", "sample_every", "checkpoint_every")),
+    *("training.held_out_every", "training.dtype", "training.remat"),
+    *("data.directory", "data.memory_limit_mb", "data.held_out_split"),
+}
 
 
-def make_schedule(config: ml_collections.ConfigDict) -> Schedule:
+def check(config: Config) -> None:
+    """Raises ValueError where fields make no sense, alone or together; before anything is read or written."""
+    for name, (least, most) in _RANGES.items():
+        part, field = name.split(".")
+        if not least <= config[part][field] <= most:
+            raise ValueError(f"config.{name} is {config[part][field]}; it must lie between {least} and {most}")
+    for part in ("training", "sampling"):
+        if config[part].dtype not in _DTYPES:
+            raise ValueError(f"config.{part}.dtype is {config[part].dtype!r}; expected one of {', '.join(_DTYPES)}")
+    if config.data.degrade and config.data.degrade not in degrading.DEGRADATIONS:
+        known = ", ".join(degrading.DEGRADATIONS)
+        raise ValueError(f"config.data.degrade is {config.data.degrade!r}; expected one of {known}, or '' for none")
+    if config.data.degrade and config.diffusion.categories:
+        raise ValueError("config.data.degrade is of networks with Gaussian noise: set config.diffusion.categories to 0")
+    if config.diffusion.categories and not 2 <= config.diffusion.categories <= 256:
+        raise ValueError(
+            f"config.diffusion.categories is {config.diffusion.categories}; expected 2 to 256, or 0 for Gaussian noise"
+        )
+    check_batch_size(config.training.batch_size)
+    make_loss(config)
+    make_unet(config)
+
+
+def make_schedule(config: Config) -> Schedule:
     """The noise schedule of config.diffusion: `schedule` names it, the fields that it takes are its arguments.
 
     Fields of other schedules are left alone, so that --config.diffusion.schedule=cosine is enough.
@@ -37,8 +101,8 @@ def make_schedule(config: ml_collections.ConfigDict) -> Schedule:
     prediction, categories = fields.pop("prediction"), fields.pop("categories")
     if name not in _SCHEDULES:
         raise ValueError(f"config.diffusion.schedule is {name!r}; expected one of {', '.join(_SCHEDULES)}")
-    if prediction not in _PREDICTORS:
-        raise ValueError(f"config.diffusion.prediction is {prediction!r}; expected one of {', '.join(_PREDICTORS)}")
+    if prediction not in losses.TARGETS:
+        raise ValueError(f"config.diffusion.prediction is {prediction!r}; expected one of {', '.join(losses.TARGETS)}")
     if categories and prediction != "x0":
         raise ValueError(f"config.diffusion.prediction is {prediction!r}; over categories a network predicts 'x0'")
     takes = {each: inspect.signature(make).parameters for each, make in _SCHEDULES.items()}
@@ -52,67 +116,241 @@ def make_schedule(config: ml_collections.ConfigDict) -> Schedule:
     return made
 
 
-def make_unet(config: ml_collections.ConfigDict) -> UNet:
-    """The network of config.model. Raises ValueError where the images of config.data do not fit it."""
-    unet = UNet(**{field: tuple(v) if isinstance(v, (list, tuple)) else v for field, v in config.model.items()})
-    unet.check(network_shape(config))
+def image_shape(config: Config) -> tuple[int, int, int]:
+    """(H, W, C) of the images that config.data gives; its image_size is (H, W), or one number for a square."""
+    size = config.data.image_size
+    sides = (size,) if isinstance(size, int) else tuple(size)
+    if len(sides) not in (1, 2) or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise ValueError(f"config.data.image_size is {size}; expected (H, W) in pixels, or one number for a square")
+    return (sides[0], sides[-1], config.data.channels)
+
+
+def make_unet(config: Config, dtype: str = "float32", remat: bool = False) -> UNet:
+    """The network of config.model. Raises ValueError where it makes no sense, or the images of config.data do not fit it.
+
+    dtype, remat: how it computes; see `models.unet.UNet`.
+    """
+    fields = {field: tuple(v) if isinstance(v, (list, tuple)) else v for field, v in config.model.items()}
+    for field in ("multipliers", "attention_sides"):
+        if not all(isinstance(each, int) and each > 0 for each in fields[field]):
+            raise ValueError(f"config.model.{field} is {fields[field]}; expected whole numbers above 0")
+    height, width, channels = image_shape(config)
+    name, channels = config.data.degrade, channels * (config.diffusion.categories or 1)
+    told = degrading.channels(name, channels) if name else 0
+    unet = UNet(**fields, image_channels=told, dtype=jnp.dtype(dtype), remat=remat)
+    unet.check((height, width, channels))
     return unet
 
 
-def make_predictor(config: ml_collections.ConfigDict, network: process.EpsFn) -> process.Predict:
-    """The predictor of a network (x, t), which says what config.diffusion.prediction names."""
-    return _PREDICTORS[config.diffusion.prediction](make_schedule(config), network)
+def make_network(config: Config, dtype: str = "float32", remat: bool = False) -> Network:
+    """The same as `models.network.Network`."""
+    unet = make_unet(config, dtype, remat)
+    return from_linen(unet, unet.null)
 
 
-def make_loss(config: ml_collections.ConfigDict) -> Callable:
-    """The objective of config.diffusion: (schedule, network (x, t), x0 [B, ...], t [B], keys [B], label) -> [B]."""
+def parameter_shapes(config: Config) -> Any:
+    """The network's parameters as shapes and dtypes alone: a nested dict of jax.ShapeDtypeStruct."""
+    height, width, channels = image_shape(config)
+    x = jnp.zeros((1, height, width, channels * (config.diffusion.categories or 1)))
+    return jax.eval_shape(make_unet(config).init, jax.random.key(0), x, jnp.zeros(1, jnp.int32))["params"]
+
+
+def make_loss(config: Config) -> Callable:
+    """The objective of config.diffusion, as `training.step.LossFn` has it."""
     schedule, gamma = make_schedule(config), config.training.min_snr_gamma
     if config.diffusion.categories:
         if gamma:
             raise ValueError(
                 f"config.training.min_snr_gamma is {gamma}; the loss over categories has no such weight: set it to 0"
             )
-        return functools.partial(_categorical_loss, categories=config.diffusion.categories)
+        return functools.partial(discrete.drawn_loss, categories=config.diffusion.categories)
     if gamma and schedule.alpha_bar[-1] == 0:
         raise ValueError(
             "config.training.min_snr_gamma gives the last step of a schedule with zero terminal SNR no weight at all, so that "
             "sampling would begin at a step which was never trained: set it to 0, or zero_terminal_snr to False"
         )
-    return functools.partial(drawn_loss, prediction=config.diffusion.prediction, min_snr_gamma=gamma)
+    return functools.partial(losses.drawn_loss, prediction=config.diffusion.prediction, min_snr_gamma=gamma)
 
 
-def _categorical_loss(schedule, network, x0, t, keys, label, *, categories):
-    return discrete.cross_entropy(schedule, by_category(network), discrete.one_hot(x0, categories), t, keys)
+def make_distillation_loss(config: Config, student_steps: int) -> Callable:
+    """The objective of one stage of config.distillation, which asks a teacher. Raises ValueError where there can be none."""
+    if config.diffusion.categories:
+        raise ValueError("config.diffusion.categories is set: distillation is of networks with Gaussian noise")
+    if config.training.min_snr_gamma:
+        raise ValueError("config.training.min_snr_gamma is set: distillation has weights of its own, max(SNR, 1); set it to 0")
+    tau = schedules.subsequence(config.diffusion.num_steps, 2 * student_steps, "trailing")
+    return functools.partial(distillation.drawn_loss, tau=tau, prediction=config.diffusion.prediction)
 
 
-def by_category(network: process.EpsFn) -> process.EpsFn:
-    """A network of images [B, H, W, C K] as one of one-hot values [B, H, W, C, K]."""
-    return lambda x, t: network(x.reshape(*x.shape[:-2], -1), t).reshape(x.shape)
-
-
-def parameter_shapes(config: ml_collections.ConfigDict):
-    """The network's parameters as shapes and dtypes alone: a nested dict of jax.ShapeDtypeStruct."""
-    x = jnp.zeros((1, *network_shape(config)))
-    return jax.eval_shape(make_unet(config).init, jax.random.key(0), x, jnp.zeros(1, jnp.int32))["params"]
-
-
-def image_shape(config: ml_collections.ConfigDict) -> tuple[int, int, int]:
-    """(H, W, C) of the images that config.data gives."""
-    return (config.data.image_size, config.data.image_size, config.data.channels)
-
-
-def network_shape(config: ml_collections.ConfigDict) -> tuple[int, int, int]:
-    """(H, W, C) of what the network sees: the images, or each value of them as one-hot channels."""
+def _load(config: Config, **changes: Any) -> np.ndarray | sources.Source:
+    """The images of config.data, or of other values of its name, split, directory, crop and memory_limit_mb."""
+    data = {name: config.data[name] for name in ("name", "split", "directory", "crop", "memory_limit_mb")} | changes
     height, width, channels = image_shape(config)
-    return (height, width, channels * (config.diffusion.categories or 1))
+    return sources.load(**data, image_size=(height, width), channels=channels)
 
 
-def save(config: ml_collections.ConfigDict, path: str | os.PathLike) -> None:
+def make_source(config: Config, split: str | None = None) -> Any:
+    """The examples that a network learns from, or those of another split: images, with their labels where it is told them.
+
+    Raises ValueError where there are other classes than config.model.num_classes, and as `sources.load` does.
+    """
+    data, split = config.data, split or config.data.split
+    if not config.model.num_classes:
+        return _load(config, split=split)
+    labels = sources.labels(data.name, split=split, directory=data.directory)
+    if labels.max() + 1 != config.model.num_classes:
+        raise ValueError(
+            f"config.model.num_classes is {config.model.num_classes}, but {data.name!r} has {labels.max() + 1} classes"
+        )
+    images = _load(config, split=split)
+    return {"image": images, "label": labels} if sources.in_memory(images) else sources.Labelled(images, labels)
+
+
+def held_out_images(config: Config, count: int, folder: str | None = None, split: str = "test") -> np.ndarray:
+    """The first `count` images uint8 [<= count, H, W, C] of a folder, cropped as in training, or of a split of the data set.
+
+    Images that were trained on whole are cropped to a central part where they have another size.
+    Raises ValueError where neither is to be had.
+    """
+    if folder is None and config.data.name == "folder":
+        raise ValueError("give a folder of images: this network's own data set, a folder, has no part that is held out")
+    crop = "center" if config.data.crop == "none" else config.data.crop
+    chosen = {"split": split} if folder is None else {"name": "folder", "split": "train", "directory": folder, "crop": crop}
+    source = _load(config, memory_limit_mb=0, **chosen)
+    return np.asarray(sources.take(source, np.arange(min(count, len(source)))))
+
+
+def make_prepare(config: Config) -> Callable:
+    """From images to x_0 and conditions, as config.data says."""
+    degrade = degrading.DEGRADATIONS[config.data.degrade] if config.data.degrade else None
+    return functools.partial(preparing.images, flip=config.data.flip, degrade=degrade)
+
+
+def image_condition(config: Config, images: np.ndarray) -> dict[str, np.ndarray]:
+    """What a network is told of images uint8 [B, H, W, C] as they are: {"image": [B, H, W, C']}, or {} where it is told none."""
+    if not config.data.degrade:
+        return {}
+    return {"image": np.asarray(degrading.DEGRADATIONS[config.data.degrade](preparing.to_float(images)))}
+
+
+def make_task(config: Config) -> Task:
+    """What config.training trains, with its data loaded and its hooks; see `run_arguments` for the numbers of the run."""
+    how, data = config.training, config.data
+    conditions = config.model.num_classes or data.degrade
+    task = Task(
+        network=make_network(config, how.dtype, how.remat),
+        schedule=make_schedule(config),
+        source=make_source(config),
+        optimizer=make_optimizer(how.learning_rate, how.warmup_steps, how.grad_clip),
+        loss=make_loss(config),
+        prepare=make_prepare(config),
+        condition_dropout=how.condition_dropout if conditions else 0.0,
+        ema_decay=how.ema_decay,
+        learning_rate=warm_up(how.learning_rate, how.warmup_steps),
+    )
+    return task._replace(hooks=make_hooks(config, task))
+
+
+def make_hooks(config: Config, task: Task) -> list[Hook]:
+    """A grid of samples every sample_every steps, and the loss on held-out examples where held_out_every is above 0."""
+    how, model = config.sampling, make_model(config, None)
+    condition: dict[str, np.ndarray] = {}
+    if config.data.degrade:
+        index = np.arange(how.count) % sources.num_examples(task.source)
+        examples = sources.take(task.source, index)
+        labels = {"label": examples["label"]} if config.model.num_classes else {}
+        condition = image_condition(config, examples["image"] if labels else examples) | labels
+    elif config.model.num_classes:
+        condition = {"label": np.arange(how.count) % config.model.num_classes}
+    draw = pictures.sample_grid(model.generator(), model.table(), config.training.seed, how.count, condition)
+    made = [Hook(config.training.sample_every, draw)]
+    if config.training.held_out_every:
+        loss = hooks.held_out_loss(task, make_source(config, config.data.held_out_split))
+        made.append(Hook(config.training.held_out_every, loss))
+    return made
+
+
+def run_arguments(config: Config) -> dict[str, int]:
+    """The numbers of a run, as `training.loop.train` takes them."""
+    fields = ("steps", "batch_size", "seed", "log_every", "checkpoint_every")
+    on_cpu = jax.default_backend() == "cpu"  # where a loop of steps is slower than they are alone
+    return {field: config.training[field] for field in fields} | {
+        "steps_per_call": 1 if on_cpu else config.training.steps_per_call
+    }
+
+
+def make_model(config: Config, params: Any, dtype: str | None = None) -> Model:
+    """A network with its parameters, to sample from in a dtype, by default that of config.sampling."""
+    how, schedule, categories = config.sampling, make_schedule(config), config.diffusion.categories
+    own = {name: how[name] for name in ("eta", "variance") if name in how}  # variance only published weights ask for
+    clip = how.clip and not categories
+    return Model(
+        network=make_network(config, dtype or how.dtype),
+        params=params,
+        schedule=schedule,
+        shape=image_shape(config),
+        process=processes.categorical(categories) if categories else processes.gaussian(schedule, config.diffusion.prediction),
+        defaults=Defaults(how.steps, how.spacing, how.get("solver", "ddim"), own, clip),
+        num_classes=config.model.num_classes,
+    )
+
+
+def check_same(config: Config, before: Config, workdir: str | os.PathLike) -> None:
+    """Raises ValueError where the run in `workdir` would go on with other settings than it began with."""
+
+    def settings(c: Config) -> dict[str, Any]:
+        fields = {f"{part}.{name}": value for part in c if part != "sampling" for name, value in c[part].items()}
+        fields["data.image_size"] = image_shape(c)[:2]
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
+        return {name: value for name, value in plain.items() if name not in _FREE_TO_CHANGE}
+
+    now, then = settings(config), settings(before)
+    changed = [f"config.{k} was {then.get(k)!r}, now {now.get(k)!r}" for k in sorted({*now, *then}) if now.get(k) != then.get(k)]
+    if changed:
+        raise ValueError(
+            f"{workdir} holds a run with another configuration: {'; '.join(changed)}. Go on with the old one, or give another "
+            f"folder. To train its weights further with new settings, begin a new run with "
+            f"--config.training.initial_weights={workdir}"
+        )
+
+
+def save(config: Config, path: str | os.PathLike) -> None:
     """Writes a configuration as JSON, whole or not at all."""
     with whole(path) as part:
-        part.write_text(config.to_json(indent=1) + "\n")
+        part.write_text(to_json(config) + "\n")
 
 
-def load(path: str | os.PathLike) -> ml_collections.ConfigDict:
+def load(path: str | os.PathLike) -> Config:
     """Reads what `save` wrote."""
-    return ml_collections.ConfigDict(json.loads(pathlib.Path(path).read_text()))
+    return from_json(pathlib.Path(path).read_text(), str(path))
+
+
+def to_json(config: Config) -> str:
+    """A configuration as text, with the version of its format."""
+    return json.dumps({"format": FORMAT, **json.loads(config.to_json())}, indent=1)
+
+
+def from_json(text: str, source: str) -> Config:
+    """A configuration from text, of this format or an older one. `source` is what errors call it.
+
+    Raises ValueError for a format that is not known yet.
+    """
+    fields = json.loads(text)
+    written = fields.pop("format", 1)
+    if written > FORMAT:
+        raise ValueError(f"{source} has format {written}, of a newer ddim_jax; this one reads up to {FORMAT}: upgrade it")
+    if written == 1:
+        _upgrade(fields)
+    return Config(fields)
+
+
+def _upgrade(fields: dict) -> None:
+    """Format 1 to 2: how a network computes left `model`, sides became pairs, and labels one condition of several."""
+    data, dtype = fields["data"], fields["model"].pop("dtype")
+    if isinstance(data["image_size"], int):
+        data["image_size"] = 2 * [data["image_size"]]
+    data.update(degrade="", held_out_split="test")
+    fields["sampling"]["dtype"] = "float32"
+    if "training" in fields:  # weights that were published elsewhere have none
+        how = fields["training"]
+        how.update(dtype=dtype, remat=False, held_out_every=0, condition_dropout=how.pop("label_dropout"))

@@ -9,31 +9,30 @@ A DST that ends in .safetensors becomes a file of ours, with its SHA-256 beside 
 whatever `ddim_jax.interop.read` reads; see docs/coming-from-diffusers.md.
 """
 
-from absl import app, flags, logging
+from absl import app, flags
 
-from ddim_jax import interop
-from ddim_jax.inference import weights
+from ddim_jax import interop, weights
 from ddim_jax.interop import formats, to_diffusers
+from experiments import command
 
 _FORMAT = flags.DEFINE_enum("format", "auto", ("auto", *formats.FORMATS), "The format of SRC.")
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ("float32", "bfloat16"), "Of the kernels in a file of ours; the rest is float32.")
-_IMAGE_SIZE = flags.DEFINE_integer("image_size", None, "Of SRC, where it does not say.", lower_bound=1)
+_IMAGE_SIZE = flags.DEFINE_integer("image_size", None, "Of published weights, where they do not say.", lower_bound=1)
 
 
 def main(arguments):
-    logging.set_verbosity(logging.ERROR)  # Orbax tells a great deal
     if len(arguments) != 3:
         raise app.UsageError("give two paths: python -m experiments.convert SRC DST")
     _, source, destination = arguments
     if _DTYPE.value != "float32" and not destination.endswith(".safetensors"):
         raise app.UsageError("--dtype is of files of ours, whose names end in .safetensors; a folder of diffusers is float32")
-    model = interop.read(source, None if _FORMAT.value == "auto" else _FORMAT.value, _IMAGE_SIZE.value)
+    found = interop.read(source, None if _FORMAT.value == "auto" else _FORMAT.value, _IMAGE_SIZE.value)
     if destination.endswith(".safetensors"):
-        weights.save(destination, model, _DTYPE.value)
+        weights.save(destination, found, _DTYPE.value)
     else:
-        to_diffusers.save(destination, model)
+        to_diffusers.save(destination, found)
     print(f"wrote {destination}")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(main)

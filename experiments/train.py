@@ -2,18 +2,20 @@
 
     python -m experiments.train --config=configs/cifar10.py --workdir=runs/cifar10 --config.training.batch_size=64
 
-On a pod, run the same line on every host with --multihost, and a --workdir that all of them share.
+On a pod, run the same line on every host with --multihost, and a --workdir that all of them share. Every field of the
+configuration is a flag; those of configs/cifar10.py, of which the others change some, are:
+
 """
 
-import functools
-
 import jax
-from absl import app, flags, logging
+from absl import flags
 from ml_collections import config_flags
 
-from ddim_jax.inference import weights
-from ddim_jax.inference.pictures import training_grid
-from ddim_jax.training.loop import train
+from configs import cifar10
+from ddim_jax import runs
+from experiments import command
+
+__doc__ += command.fields(cifar10.get_config())  # which --help shows
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The configuration to train.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: its log, pictures and checkpoints.", required=True)
@@ -21,14 +23,18 @@ _MULTIHOST = flags.DEFINE_bool("multihost", False, "Whether this is one of sever
 
 
 def main(_):
-    logging.set_verbosity(logging.ERROR)  # Orbax tells a great deal
     if _MULTIHOST.value:
         jax.distributed.initialize()
-    config = _CONFIG.value
-    state = train(config, _WORKDIR.value, training_grid(config), functools.partial(weights.initial, config))
-    print(f"{_WORKDIR.value}: {state.step} of {config.training.steps} steps; the same command goes on from there.")
+    state, steps = runs.train_config(_CONFIG.value, _WORKDIR.value), _CONFIG.value.training.steps
+    if state.step < steps:
+        print(f"{_WORKDIR.value}: {state.step} of {steps} steps; the same command goes on from there.")
+    else:
+        print(
+            f"{_WORKDIR.value}: all {state.step} steps are done. More of them: --config.training.steps=N; with other settings, "
+            f"in a new folder: --config.training.initial_weights={_WORKDIR.value}"
+        )
 
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("config")
-    app.run(main)
+    command.run(main)

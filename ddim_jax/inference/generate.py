@@ -1,125 +1,182 @@
-"""Drawing images from a trained network: one compiled program, batches spread over the devices of this process."""
+"""Drawing from a trained network: one compiled program, batches spread over the devices of this process."""
 
-from typing import Any, Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ddim_jax import configuration
-from ddim_jax.data.images import to_uint8
-from ddim_jax.diffusion import discrete, process, sampling, schedule
-from ddim_jax.diffusion.process import Predict
-from ddim_jax.diffusion.solvers import StepTable
+from ddim_jax.common.seeds import stream
+from ddim_jax.diffusion import process, sampling
+from ddim_jax.diffusion.schedule import Schedule
+from ddim_jax.inference.guided import Build, plain
+from ddim_jax.inference.processes import Process, gaussian
+from ddim_jax.models.network import Condition, Network
 
-PredictFor = Callable[[jax.Array | None], Predict]  # (label [B], or None) -> predictor
+
+def _nothing(step: Any) -> None:
+    """A record of nothing."""
 
 
-def plain(predict_for: PredictFor, given: dict) -> Predict:
-    """The predictor of the network alone, for the labels given["label"] [B] where there are some."""
-    return predict_for(given.get("label"))
+def _path(step: Any) -> tuple[jax.Array, jax.Array]:
+    return step.x, step.x0
 
 
 class Generator:
-    """Runs step tables with the network that a configuration describes.
+    """Runs step tables with a network.
 
-    Parameters, tables and `given` are arguments of its compiled programs: others of the same shape compile nothing. `given`
-    is a dict of arrays [B, ...], one row for each image (its label, say), from which `build` (predict_for, given) makes the
-    predictor to sample with; see `guided`. A batch may hold any number of images; whole batches of one size, which the
-    devices divide, are compiled once.
+    Parameters, tables and conditions are arguments of its compiled programs: others of the same shape compile nothing. A batch
+    may hold any number of examples; whole batches of one size, which the devices divide, are compiled once.
+
+    Args:
+        network: see `models.network`.
+        schedule: the one it was trained with.
+        shape: of an example: (H, W, C) of an image, () of a number, whatever x [B, ...] has after B.
+        process: its family, and what the network predicts; by default Gaussian noise and eps.
+        build: how the predictor to sample with is made of the network's; see `guided`.
     """
 
-    def __init__(self, config: ml_collections.ConfigDict, build: Callable[[PredictFor, dict], Predict] = plain):
-        self.schedule = configuration.make_schedule(config)
-        self.image_shape = configuration.image_shape(config)
-        unet = configuration.make_unet(config)
+    def __init__(
+        self,
+        network: Network,
+        schedule: Schedule,
+        shape: tuple[int, ...],
+        process: Process | None = None,
+        build: Build = plain,
+    ):
+        self.network, self.schedule, self.shape = network, schedule, shape
+        self.process = process or gaussian(schedule)
         mesh = Mesh(np.array(jax.local_devices()), ("batch",))
         self._split = NamedSharding(mesh, PartitionSpec("batch"))
         self._everywhere = NamedSharding(mesh, PartitionSpec())
+        self._build = build
+        self._compiled = jax.jit(self._run, static_argnames=("record", "rows"))
 
-        def network_for(params, label):
-            label = label if config.model.num_classes else None  # which a classifier may know alone
-            return process.number_from_zero(lambda x, step: unet.apply({"params": params}, x, step, label))
+    def _run(self, params: Any, condition: Condition, extra: Any, table: Any, x: Any, keys: Any, *, record: Any, rows: Any):
+        def predict_for(condition: Condition) -> Callable:
+            def network(x: jax.Array, step: jax.Array) -> jax.Array:
+                return self.network.apply(params, x, step, condition, None)
 
-        def predictor(params, given):
-            return build(lambda label: configuration.make_predictor(config, network_for(params, label)), given)
+            return self.process.predictor(process.number_from_zero(network))
 
-        self._network_for = network_for
-        self._sample = jax.jit(lambda params, given, *args: sampling.sample(predictor(params, given), *args))
-        self._trajectory = jax.jit(lambda params, given, *args: sampling.trajectory(predictor(params, given), *args))
-
-    def tau(self, steps: int, spacing: str) -> np.ndarray:
-        """The sub-sequence of steps [S+1]; a spacing of `schedule.SPACINGS`, or 'logsnr'."""
-        if spacing == "logsnr":
-            return schedule.log_snr_subsequence(self.schedule, steps)
-        return schedule.subsequence(self.schedule.num_steps, steps, spacing)
+        predict = self._build(predict_for, condition, extra)
+        rows = None if rows is None else np.array(rows)
+        return self.process.run(predict, table, x, keys, record, rows)
 
     def latents(self, seed: int, index: np.ndarray) -> tuple[jax.Array, jax.Array]:
-        """x_T [B, ...] and random keys [B] of the images numbered `index` [B] of a seed, alike in any batch."""
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), index)
+        """x_T [B, ...] and random keys [B] of the examples numbered `index` [B] of a seed, alike in any batch.
+
+        Raises ValueError for a seed that is not a whole number from 0 to 2**31 - 1.
+        """
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(stream(seed, "sampling"), index)
         keys = jax.vmap(jax.random.split)(keys)
-        return self._noise(keys[:, 0]), keys[:, 1]
+        return self.process.noise(keys[:, 0], self.shape), keys[:, 1]
 
-    def _noise(self, keys):
-        return jax.vmap(lambda key: jax.random.normal(key, self.image_shape))(keys)
+    def sample(
+        self,
+        params: Any,
+        table: Any,
+        x: jax.Array,
+        keys: jax.Array | None = None,
+        condition: Condition = {},
+        extra: Mapping[str, Any] = {},
+    ) -> jax.Array:
+        """Takes x [B, ...] through the table: float32 [B, ...].
 
-    def sample(self, params: Any, table: StepTable, x: jax.Array, keys=None, given: dict | None = None) -> jax.Array:
-        """Takes x [B, H, W, C] through the table: float32 [B, H, W, C]. A deterministic table needs no keys [B]."""
-        return self._sample(*self._place(params, table, x, keys, given))[: len(x)]
+        Args:
+            params: the network's.
+            table: of `process.solvers`, or `diffusion.solvers.encode`.
+            x: latents x_T, or data where the table encodes.
+            keys: random keys [B]; a table without noise needs none.
+            condition: what the network is told, arrays [B, ...].
+            extra: what `build` takes besides, arrays [B, ...].
 
-    def trajectory(self, params: Any, table: StepTable, x: jax.Array, keys=None, given: dict | None = None):
-        """As `sample`, with all that it passed through: a `sampling.Trajectory` of x [S+1, B, ...] and x0 [S, B, ...]."""
-        return jax.tree.map(lambda a: a[:, : len(x)], self._trajectory(*self._place(params, table, x, keys, given)))
+        Raises:
+            ValueError: for a table that draws noise, without keys.
+        """
+        return self.record(params, table, x, keys, condition, extra, record=_nothing)[0]
 
-    def _place(self, params, table, x, keys, given):
+    def trajectory(
+        self,
+        params: Any,
+        table: Any,
+        x: jax.Array,
+        keys: jax.Array | None = None,
+        condition: Condition = {},
+        extra: Mapping[str, Any] = {},
+    ) -> sampling.Trajectory:
+        """As `sample`, with all that it passed through: x [S+1, B, ...] and x0 [S, B, ...]."""
+        _, (xs, x0s) = self.record(params, table, x, keys, condition, extra, record=_path)
+        return sampling.Trajectory(jax.numpy.concatenate([jax.numpy.asarray(x)[None], xs]), x0s)
+
+    def record(
+        self,
+        params: Any,
+        table: Any,
+        x: jax.Array,
+        keys: jax.Array | None = None,
+        condition: Condition = {},
+        extra: Mapping[str, Any] = {},
+        *,
+        record: Callable,
+        rows: tuple[int, ...] | None = None,
+    ) -> tuple[jax.Array, Any]:
+        """As `sample`, with what `record(step)` keeps at some rows of the table: (x, a tree of arrays [R, B, ...]).
+
+        Args:
+            record: from a `sampling.Step` to arrays [B, ...]; each function is compiled once.
+            rows: which rows of the table are kept, from 0, rising; None: all.
+        """
+        count = x.shape[0]
         if keys is None:
             if np.any(table.noise != 0):
                 raise ValueError(
                     "this table draws noise: give the keys that came with the latents, or a table without noise (eta = 0)"
                 )
-            keys = jax.random.split(jax.random.key(0), len(x))  # never used: every noise weight is 0
-        even = np.arange(len(x) + -len(x) % self._split.num_devices) % len(x)  # repeats a few until the devices divide them
-        x, keys, given = jax.tree.map(lambda a: a[even], (x, keys, given or {}))
-        (params, table), (x, keys, given) = (
-            jax.device_put((params, table), self._everywhere),
-            jax.device_put((x, keys, given), self._split),
-        )
-        return params, given, table, x, keys
+            keys = jax.random.split(jax.random.key(0), count)  # never used: every noise weight is 0
+        even = np.arange(count + -count % self._split.num_devices) % count  # repeats a few until the devices divide them
+        by_row = jax.tree.map(lambda a: a[even], (x, keys, dict(condition), dict(extra)))
+        params, table = jax.device_put((params, table), self._everywhere)
+        x, keys, condition, extra = jax.device_put(by_row, self._split)
+        x, records = self._compiled(params, condition, extra, table, x, keys, record=record, rows=rows)
+        return x[:count], jax.tree.map(lambda a: a[:, :count], records)
 
     def batches(
-        self, params: Any, table: StepTable, seed: int, count: int, batch_size: int, given: dict | None = None
-    ) -> Iterator[np.ndarray]:
-        """The images 0 .. count-1 of a seed as uint8 [<= batch_size, H, W, C], one batch after the other.
+        self,
+        params: Any,
+        table: Any,
+        seed: int,
+        index: np.ndarray,
+        batch_size: int,
+        condition: Condition = {},
+        extra: Mapping[str, Any] = {},
+    ) -> Iterator[jax.Array]:
+        """The examples numbered `index` [N] of a seed, decoded, one batch [<= batch_size, ...] after the other.
 
-        `given` holds arrays [count, ...].
+        Args:
+            params, table: as in `sample`.
+            seed, index: as in `latents`.
+            batch_size: how many are drawn at once.
+            condition, extra: arrays [N, ...].
+
+        Raises:
+            FloatingPointError: where what is drawn is not finite.
         """
         params = jax.device_put(params, self._everywhere)
-        for first in range(0, count, batch_size):
-            index = first + np.arange(batch_size)  # the last batch is cut, not compiled anew
-            x, keys = self.latents(seed, index)
-            rows = jax.tree.map(lambda a: np.asarray(a)[index % count], given)
-            yield np.asarray(to_uint8(self._decoded(self.sample(params, table, x, keys, rows))))[: count - first]
+        batch_size = min(batch_size, len(index))
+        for first in range(0, len(index), batch_size):
+            place = (first + np.arange(batch_size)) % len(index)  # the last batch is filled up, not compiled anew
+            x, keys = self.latents(seed, index[place])
+            rows, more = (jax.tree.map(lambda a: np.asarray(a)[place], dict(each)) for each in (condition, extra))
+            drawn = self.process.decode(self.sample(params, table, x, keys, rows, more))[: len(index) - first]
+            yield check_finite(drawn)
 
-    def _decoded(self, x):
-        return x
 
-
-class CategoricalGenerator(Generator):
-    """The same over categories (appendix A): x is one-hot [B, H, W, C, K], and tables are those of `discrete.table`."""
-
-    def __init__(self, config: ml_collections.ConfigDict):
-        super().__init__(config)
-        self.categories = config.diffusion.categories
-
-        def run(params, given, table, x, keys):
-            logits = configuration.by_category(self._network_for(params, given.get("label")))
-            return discrete.sample(lambda x, t: jax.nn.softmax(logits(x, t)), table, x, keys)
-
-        self._sample = jax.jit(run)
-
-    def _noise(self, keys):
-        return discrete.noise(keys, self.image_shape, self.categories)
-
-    def _decoded(self, x):
-        return discrete.to_values(x)
+def check_finite(drawn: jax.Array) -> jax.Array:
+    """What was drawn. Raises FloatingPointError where it is not finite, so that no picture of nothing is taken for one."""
+    if not bool(jax.numpy.isfinite(drawn).all()):
+        raise FloatingPointError(
+            "what was drawn holds infinite numbers or NaN: is the guidance too strong, or is the network not a trained one?"
+        )
+    return drawn

@@ -10,15 +10,14 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-import safetensors
 from flax import traverse_util
 
-from ddim_jax import configuration
+from ddim_jax import configuration, weights
 from ddim_jax.common.arrays import check_fit
-from ddim_jax.inference import weights
-from ddim_jax.inference.weights import Model
+from ddim_jax.configuration import Config
 from ddim_jax.interop import files, names, schedulers, unets
 from ddim_jax.interop.pickles import Tensor
+from ddim_jax.weights import Weights
 
 FORMATS = {
     "ours": "the folder of a training run, or a safetensors file that `weights.save` wrote",
@@ -37,11 +36,11 @@ _DIFFUSION = dict(
     zero_terminal_snr=False,
     categories=0,
 )
-_SAMPLING = dict(steps=50, spacing="leading", eta=0.0, clip=False, count=64)
+_SAMPLING = dict(steps=50, spacing="leading", eta=0.0, clip=False, count=64, dtype="float32")
 
 
-def read(path: str | os.PathLike, format: str | None = None, image_size: int | None = None) -> Model:
-    """The model at a path, in one of FORMATS; without `format` it is found out. Parameters are float32.
+def read(path: str | os.PathLike, format: str | None = None, image_size: int | None = None) -> Weights:
+    """The weights at a path, in one of FORMATS; without `format` it is found out. Parameters are float32.
 
     `image_size` is for checkpoints that do not say, or that shall draw images of another size.
     Raises FileNotFoundError where there is nothing, and ValueError, saying what does not fit, where something else is.
@@ -52,10 +51,10 @@ def read(path: str | os.PathLike, format: str | None = None, image_size: int | N
     if format is not None and format not in FORMATS:
         raise ValueError(f"unknown format {format!r}; expected one of {', '.join(FORMATS)}")
     file, fields = _locate(path)
-    if file is None:
-        return weights.from_workdir(path)
-    if format == "ours" or format is None and _is_ours(file):
-        return weights.load(file)
+    if file is None or format == "ours" or format is None and weights.is_ours(file):
+        if image_size is not None:
+            raise ValueError(f"image_size is {image_size}, but {path} is of ours and says its size itself: leave it out")
+        return weights.read(file or path)
     tensors = files.tensors(file)
     format = format or _detect(tensors, file)
     if format == "ermongroup":
@@ -69,11 +68,11 @@ def read(path: str | os.PathLike, format: str | None = None, image_size: int | N
         model, image_size, channels = unets.from_diffusers(fields, str(file.with_name("config.json")), image_size)
         diffusion, sampling = _scheduler(file)
         naming = names.DIFFUSERS_OLD if any(name.endswith(".proj_attn.weight") for name in tensors) else names.DIFFUSERS
-    config = ml_collections.ConfigDict(
+    config = Config(
         dict(data=_data(image_size, channels), model=model, diffusion=diffusion, sampling=sampling)
     )
     configuration.make_schedule(config)  # which refuses fields that do not go together
-    return Model(config, _parameters(config, tensors, naming, str(file)))
+    return Weights(config, _parameters(config, tensors, naming, str(file)))
 
 
 def _locate(path: pathlib.Path) -> tuple[pathlib.Path | None, dict | None]:
@@ -97,15 +96,6 @@ def _json(path: pathlib.Path) -> dict:
         return dict(json.loads(path.read_text()))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is damaged or not a configuration in JSON ({error})") from error
-
-
-def _is_ours(file: pathlib.Path) -> bool:
-    """Whether a file carries our configuration. A damaged one does not, and fails as what it then seems to be."""
-    try:
-        with safetensors.safe_open(file, framework="numpy") as opened:
-            return "ddim_jax_config" in (opened.metadata() or {})
-    except safetensors.SafetensorError:
-        return False
 
 
 def _detect(tensors: Mapping[str, Tensor], file: pathlib.Path) -> str:
@@ -140,15 +130,17 @@ def _data(image_size: int, channels: int) -> dict:
         name="folder",
         split="train",
         directory=ml_collections.config_dict.placeholder(str),
-        image_size=image_size,
+        image_size=(image_size, image_size),
         channels=channels,
         crop="center",
         flip=True,
         memory_limit_mb=4096,
+        degrade="",
+        held_out_split="test",
     )
 
 
-def _parameters(config: ml_collections.ConfigDict, tensors: dict[str, Tensor], naming: names.Naming, source: str) -> dict:
+def _parameters(config: Config, tensors: dict[str, Tensor], naming: names.Naming, source: str) -> dict:
     """Our parameters from theirs, one in memory at a time. Raises ValueError, in their names, where the two do not fit."""
     ours = traverse_util.flatten_dict(configuration.parameter_shapes(config), sep=".")
     theirs = {name: naming.name(name, len(config.model.multipliers)) for name in ours}

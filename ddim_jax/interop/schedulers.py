@@ -12,9 +12,8 @@ What the two libraries mean by an option, where it is not plain:
     variance_type        of DDPM: fixed_small is eta = 1, fixed_large the paper's sigma-hat.
 """
 
-import ml_collections
-
 from ddim_jax import configuration
+from ddim_jax.configuration import Config
 
 _COMMON = dict(  # every option with its default, which a file may leave out
     num_train_timesteps=1000,
@@ -70,7 +69,7 @@ def from_diffusers(fields: dict, source: str) -> tuple[dict, dict]:
     diffusion["prediction"] = _PREDICTIONS[option["prediction_type"]]
     diffusion.update(zero_terminal_snr=option["rescale_betas_zero_snr"], categories=0)
 
-    sampling = dict(steps=50, spacing=option["timestep_spacing"], eta=0.0, clip=option["clip_sample"], count=64)
+    sampling = dict(steps=50, spacing=option["timestep_spacing"], eta=0.0, clip=option["clip_sample"], count=64, dtype="float32")
     if kind == "DDPMScheduler":
         sampling.update(steps=diffusion["num_steps"], eta=1.0, solver="ddpm", variance=_VARIANCES[option["variance_type"]])
     return diffusion, sampling
@@ -92,7 +91,7 @@ def _no_counterpart(option: dict) -> set[str]:
     return {name for name, fits in ours.items() if not fits}
 
 
-def to_diffusers(config: ml_collections.ConfigDict) -> dict:
+def to_diffusers(config: Config) -> dict:
     """The scheduler_config.json of our configuration.
 
     Its steps and eta are arguments of diffusers' pipelines, and not of its schedulers. Quadratic spacing is unknown there:
@@ -112,7 +111,7 @@ def to_diffusers(config: ml_collections.ConfigDict) -> dict:
     return {"_class_name": "DDPMScheduler", **fields, "variance_type": f"fixed_{sampling['variance']}"}
 
 
-def _betas(config: ml_collections.ConfigDict) -> dict:
+def _betas(config: Config) -> dict:
     """The options that name our noise schedule, and where none does, its betas themselves."""
     diffusion = config.diffusion.to_dict()
     ends = {name: diffusion[name] for name in ("beta_start", "beta_end") if name in diffusion}
@@ -122,6 +121,6 @@ def _betas(config: ml_collections.ConfigDict) -> dict:
         return {"beta_schedule": "squaredcos_cap_v2"}
     if diffusion["schedule"] == "betas":
         return {"trained_betas": list(diffusion["betas"])}
-    plain = ml_collections.ConfigDict({"diffusion": diffusion | dict(zero_terminal_snr=False)})
+    plain = Config({"diffusion": diffusion | dict(zero_terminal_snr=False)})
     alpha_bar = configuration.make_schedule(plain).alpha_bar
     return {"trained_betas": (1 - alpha_bar[1:] / alpha_bar[:-1]).tolist()}

@@ -8,19 +8,19 @@ import numpy as np
 from flax import traverse_util
 
 from ddim_jax.common.files import whole_folder
-from ddim_jax.inference.weights import Model
 from ddim_jax.interop import files, schedulers, unets
 from ddim_jax.interop.names import DIFFUSERS
+from ddim_jax.weights import Weights
 
 
-def save(folder: str | os.PathLike, model: Model) -> None:
-    """Writes the model, in float32, as a diffusers folder: whole or not at all.
+def save(folder: str | os.PathLike, weights: Weights) -> None:
+    """Writes the weights, in float32, as a diffusers folder: whole or not at all.
 
     Raises FileExistsError where the folder already holds something, and ValueError for a model that diffusers cannot hold.
     """
-    unet, scheduler = unets.to_diffusers(model.config), schedulers.to_diffusers(model.config)
-    ours = traverse_util.flatten_dict(model.params, sep=".")
-    theirs = {name: DIFFUSERS.name(name, len(model.config.model.multipliers)) for name in ours}
+    unet, scheduler = unets.to_diffusers(weights.config), schedulers.to_diffusers(weights.config)
+    ours = traverse_util.flatten_dict(weights.params, sep=".")
+    theirs = {name: DIFFUSERS.name(name, len(weights.config.model.multipliers)) for name in ours}
     views = {theirs[name]: DIFFUSERS.to_theirs(name, np.asarray(array)) for name, array in ours.items()}
     with whole_folder(folder) as part:
         index = {"_class_name": "DDIMPipeline"}

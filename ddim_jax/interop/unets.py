@@ -3,7 +3,8 @@
 import re
 from typing import Mapping
 
-import ml_collections
+from ddim_jax import configuration
+from ddim_jax.configuration import Config
 
 # What our network has one value of: the option of diffusers' UNet2DModel, its default there, and what it must say.
 _FIXED = {
@@ -76,22 +77,26 @@ def from_diffusers(fields: dict, source: str, image_size: int | None = None) -> 
     return model, size, option["in_channels"]
 
 
-def to_diffusers(config: ml_collections.ConfigDict) -> dict:
+def to_diffusers(config: Config) -> dict:
     """The unet/config.json of our configuration. Raises ValueError for options of ours that its networks lack."""
-    model, size = config.model.to_dict(), config.data.image_size
+    model, (height, width, _) = config.model.to_dict(), configuration.image_shape(config)
     plain = {"patch_size": 1, "input_skip": False, "num_classes": 0}
     stray = [f"config.model.{name}={model[name]}" for name, value in plain.items() if model.get(name, value) != value]
     if model["multipliers"][0] != 1:
         stray.append(f"config.model.multipliers={list(model['multipliers'])}, whose first is not 1")
+    if height != width:
+        stray.append(f"config.data.image_size={(height, width)}, which is no square")
+    if config.data.degrade:
+        stray.append(f"config.data.degrade={config.data.degrade}")
     if config.diffusion.categories:
         stray.append(f"config.diffusion.categories={config.diffusion.categories}")
     if stray:
         raise ValueError(f"diffusers' UNet2DModel has no counterpart of {', '.join(stray)}")
-    attends = [size >> level in model["attention_sides"] for level in range(len(model["multipliers"]))]
+    attends = [height >> level in model["attention_sides"] for level in range(len(model["multipliers"]))]
     kinds = ["Attn" * attend for attend in attends]
     return {
         "_class_name": "UNet2DModel",
-        "sample_size": size,
+        "sample_size": height,
         "in_channels": config.data.channels,
         "out_channels": config.data.channels,
         "block_out_channels": [model["channels"] * multiplier for multiplier in model["multipliers"]],
@@ -146,5 +151,4 @@ def _model(channels: int, widths, num_blocks: int, attends: list[bool], image_si
         patch_size=1,
         input_skip=False,
         num_classes=0,
-        dtype="float32",
     )

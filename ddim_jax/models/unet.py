@@ -1,13 +1,13 @@
 """The U-Net of DDPM and DDIM (Ho et al., arXiv 2006.11239, appendix B), in Flax Linen.
 
-`UNet(...)(x [B, H, W, C], step [B], label [B])` gives [B, H, W, C]; steps are numbered from 0. Each level holds `num_blocks`
-residual blocks on the way down and one more on the way up, every one of which takes a skip connection from its twin.
-Parameters map one to one onto those of the published PyTorch networks. They are float32; `dtype` is what the layers compute
-in.
+`UNet(...)(x [B, H, W, C], step [B])` gives [B, H, W, C]; steps are numbered from 0. Each level holds `num_blocks` residual
+blocks on the way down and one more on the way up, every one of which takes a skip connection from its twin. Parameters map
+one to one onto those of the published PyTorch networks. They are float32.
 """
 
 import math
-from typing import Any, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -55,7 +55,7 @@ class GroupNorm(nn.Module):
 
         def group_mean(per_channel):  # [B, C_i] each -> [B, 1, 1, channels], averaged within groups that may span two parts
             joined = jnp.concatenate(per_channel, axis=-1)
-            groups = joined.reshape(len(joined), self.num_groups, -1).mean(-1)
+            groups = joined.reshape(joined.shape[0], self.num_groups, -1).mean(-1)
             return jnp.repeat(groups, channels // self.num_groups, axis=-1)[:, None, None]
 
         wide = [part.astype(jnp.float32) for part in parts]
@@ -105,24 +105,43 @@ class Attention(nn.Module):
 class UNet(nn.Module):
     """The noise-predicting network: x [B, H, W, C] in about [-1, 1] and step [B] from 0, to [B, H, W, C] float32.
 
-    With `num_classes` it takes the class of each image too, a number from 0; without a `label`, or where that is
-    num_classes, it is told none (Ho & Salimans, arXiv 2207.12598). Two more options are not in the paper, and make small
-    networks cheap to train: a `patch_size` of p (1 there) folds p x p
-    pixels into channels in front of the network and unfolds them behind it; with `input_skip` a multiple of the input,
-    learned for each step, is added to the output. At high noise, eps is nearly x itself, which normalised layers are slow
-    to learn to hand through exactly.
-    Raises ValueError for sides that the patches and levels do not divide and channels that 32 groups do not divide.
+    What it may be told besides, each where its option is above 0 (a condition that is left out counts as not told):
+        label [B]               with `num_classes`: the class of each image, from 0; num_classes itself is "not told"
+                                (Ho & Salimans, arXiv 2207.12598)
+        image [B, H, W, C']     with `image_channels` = C': an image, joined to x along the channels; 0 is "not told"
+        vector [B, F]           with `vector_features` = F: numbers, added to the time embedding; 0 is "not told"
+
+    Two more options are not in the paper, and make small networks cheap to train: a `patch_size` of p (1 there) folds p x p
+    pixels into channels in front of the network and unfolds them behind it; with `input_skip` a multiple of x, learned for each
+    step, is added to the output. At high noise, eps is nearly x itself, which normalised layers are slow to learn to hand
+    through exactly.
+
+    `dtype` is what the layers compute in, and with `remat` the activations of a block are computed again on the way back
+    instead of kept: neither is part of what the network is, and the same parameters serve any.
+
+    Raises ValueError for sides that the patches and levels do not divide, channels that 32 groups do not divide, and
+    conditions that it was not made for.
     """
 
     channels: int = 128
     multipliers: tuple[int, ...] = (1, 2, 2, 2)
     num_blocks: int = 2
-    attention_sides: tuple[int, ...] = (16,)  # attention where a level's feature map has one of these heights
+    attention_sides: tuple[int, ...] = (16,)  # attention at the levels whose height and width are both among these
     dropout: float = 0.0
     patch_size: int = 1
     input_skip: bool = False
     num_classes: int = 0
+    image_channels: int = 0
+    vector_features: int = 0
     dtype: Any = jnp.float32
+    remat: bool = False
+
+    @property
+    def null(self) -> dict[str, float]:
+        """The value of each condition that stands for "not told", as `network.Network` has it."""
+        values = {"label": (self.num_classes, self.num_classes), "image": (self.image_channels, 0.0)}
+        values["vector"] = (self.vector_features, 0.0)
+        return {name: value for name, (size, value) in values.items() if size}
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Raises ValueError unless images of this shape (H, W, C) fit the network."""
@@ -135,51 +154,74 @@ class UNet(nn.Module):
         if self.channels % 32:
             raise ValueError(f"the U-Net has {self.channels} channels; its normalisation in 32 groups needs a multiple of 32")
 
+    def _told(self, x: jax.Array, condition: Mapping[str, jax.Array | None]) -> dict[str, jax.Array]:
+        """Every condition that the network was made for, null where it was not given. Raises ValueError for any other."""
+        batch, null = x.shape[0], self.null
+        given = {name: rows for name, rows in condition.items() if rows is not None}
+        shapes = {"label": (batch,), "image": (*x.shape[:3], self.image_channels), "vector": (batch, self.vector_features)}
+        for name, rows in given.items():
+            if name not in null:
+                option = {"label": "num_classes", "image": "image_channels", "vector": "vector_features"}[name]
+                raise ValueError(f"the U-Net was given the condition {name!r}, but not made for it; set its {option}")
+            if rows.shape != shapes[name]:
+                raise ValueError(f"the condition {name!r} has shape {rows.shape}; expected {shapes[name]} for x {x.shape}")
+        return {name: given[name] if name in given else jnp.full(shapes[name], value) for name, value in null.items()}
+
     @nn.compact
-    def __call__(self, x: jax.Array, step: jax.Array, label: jax.Array | None = None, train: bool = False) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        step: jax.Array,
+        label: jax.Array | None = None,
+        image: jax.Array | None = None,
+        vector: jax.Array | None = None,
+        train: bool = False,
+    ) -> jax.Array:
         self.check(x.shape[1:])
-        if label is not None and not self.num_classes:
-            raise ValueError("a label was given to a U-Net that knows no classes; set its num_classes, and train it so")
-        given = x
+        told = self._told(x, {"label": label, "image": image, "vector": vector})
+        wide = 4 * self.channels
         time = time_embedding(step, self.channels)
-        time = nn.Dense(4 * self.channels, kernel_init=initial, dtype=self.dtype, name="time_0")(time)
-        time = nn.Dense(4 * self.channels, kernel_init=initial, dtype=self.dtype, name="time_1")(nn.swish(time))
-        if self.num_classes:
-            label = jnp.full(len(x), self.num_classes) if label is None else label
-            table = nn.Embed(self.num_classes + 1, 4 * self.channels, embedding_init=nn.initializers.zeros, name="label")
-            time += table(label).astype(self.dtype)
+        time = nn.Dense(wide, kernel_init=initial, dtype=self.dtype, name="time_0")(time)
+        time = nn.Dense(wide, kernel_init=initial, dtype=self.dtype, name="time_1")(nn.swish(time))
+        if "label" in told:
+            table = nn.Embed(self.num_classes + 1, wide, embedding_init=nn.initializers.zeros, name="label")
+            time += table(told["label"]).astype(self.dtype)
+        if "vector" in told:
+            time += nn.Dense(wide, use_bias=False, kernel_init=initial, dtype=self.dtype, name="vector")(told["vector"])
+        res_block = nn.remat(ResBlock, static_argnums=(3,)) if self.remat else ResBlock  # of self, parts, time, train: the last
 
-        def block(parts, level: int, name: str, attend: bool | None = None):
+        def block(parts: Parts, level: int, name: str, attend: bool | None = None) -> jax.Array:
             features = self.channels * self.multipliers[level]
-            x = ResBlock(features, self.dropout, self.dtype, name=name)(parts, time, train)
-            attend = x.shape[1] in self.attention_sides if attend is None else attend
-            return Attention(self.dtype, name=f"{name}_attention")(x) if attend else x
+            h = res_block(features, self.dropout, self.dtype, name=name)(parts, time, train)
+            attend = set(h.shape[1:3]) <= set(self.attention_sides) if attend is None else attend
+            return Attention(self.dtype, name=f"{name}_attention")(h) if attend else h
 
-        x = conv(self.channels, 3, self.dtype, "conv_in")(fold(x, self.patch_size))
-        skips = [x]
+        seen = jnp.concatenate([x, told["image"]], axis=-1) if "image" in told else x
+        h = conv(self.channels, 3, self.dtype, "conv_in")(fold(seen, self.patch_size))
+        skips = [h]
         last = len(self.multipliers) - 1
         for level in range(last + 1):
             for i in range(self.num_blocks):
-                x = block([x], level, f"down_{level}_block_{i}")
-                skips.append(x)
+                h = block([h], level, f"down_{level}_block_{i}")
+                skips.append(h)
             if level != last:
-                x = conv(x.shape[-1], 3, self.dtype, f"down_{level}_downsample", stride=2)(x)
-                skips.append(x)
-        x = block([x], last, "middle_block_0", attend=True)
-        x = block([x], last, "middle_block_1", attend=False)
+                h = conv(h.shape[-1], 3, self.dtype, f"down_{level}_downsample", stride=2)(h)
+                skips.append(h)
+        h = block([h], last, "middle_block_0", attend=True)
+        h = block([h], last, "middle_block_1", attend=False)
         for level in reversed(range(last + 1)):
             for i in range(self.num_blocks + 1):
-                x = block([x, skips.pop()], level, f"up_{level}_block_{i}")
+                h = block([h, skips.pop()], level, f"up_{level}_block_{i}")
             if level:
-                x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
-                x = conv(x.shape[-1], 3, self.dtype, f"up_{level}_upsample")(x)
-        (x,) = GroupNorm(self.dtype, name="norm_out")([x])
-        x = conv(given.shape[-1] * self.patch_size**2, 3, jnp.float32, "conv_out", near_zero)(nn.swish(x))
-        x = unfold(x, self.patch_size)
+                h = jnp.repeat(jnp.repeat(h, 2, axis=1), 2, axis=2)
+                h = conv(h.shape[-1], 3, self.dtype, f"up_{level}_upsample")(h)
+        (h,) = GroupNorm(self.dtype, name="norm_out")([h])
+        h = conv(x.shape[-1] * self.patch_size**2, 3, jnp.float32, "conv_out", near_zero)(nn.swish(h))
+        out = unfold(h, self.patch_size)
         if self.input_skip:
             one = nn.Dense(1, kernel_init=nn.initializers.zeros, bias_init=nn.initializers.ones, name="input_skip")
-            x += one(nn.swish(time.astype(jnp.float32)))[:, None, None] * given
-        return x
+            out += one(nn.swish(time.astype(jnp.float32)))[:, None, None] * x
+        return out
 
 
 def fold(x: jax.Array, patch: int) -> jax.Array:

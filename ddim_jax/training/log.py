@@ -1,29 +1,36 @@
-"""The record of a run: a JSON line, TensorBoard scalars and a progress bar, from the metrics of each call."""
+"""The record of a run: JSON lines, TensorBoard's files, pictures, and a line or a bar for who watches."""
 
 import contextlib
 import json
 import pathlib
+import sys
 import time
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from ddim_jax.common.files import whole
+from ddim_jax.data.images import save_png
 
 
 class Log:
     """Averages metrics and writes them to `workdir`/metrics.jsonl and its TensorBoard folder. Use as a context.
 
     A resumed run starts at step `start` and drops what an earlier one logged beyond it. A process that is not `active`
-    writes nothing.
+    writes nothing. Speed and time left do not count the first call, which compiles.
     """
 
     def __init__(self, workdir: pathlib.Path, start: int, total: int, batch_size: int, active: bool):
-        self.batch_size = batch_size
-        self._bar = tqdm(initial=start, total=total, unit="step", disable=not active, dynamic_ncols=True)
-        self._file = self._board = None
-        self._sums, self._steps, self._clock = {}, 0, time.perf_counter()
+        self.batch_size, self._workdir, self._total, self._step = batch_size, workdir, total, start
+        self._file = self._board = self._bar = None
+        self._sums: dict[str, float] = {}
+        self._steps = self._timed_steps = 0
+        self._clock: float | None = None  # None until the first call is over
+        self._shows_bar = active and sys.stderr.isatty()
+        self._shows_lines = active and not self._shows_bar  # a file or pipe would fill with frames of the bar
         if active:
             path = workdir / "metrics.jsonl"
             lines = path.read_text().splitlines(keepends=True) if path.exists() else []
@@ -33,43 +40,71 @@ class Log:
             self._file = open(path, "a", buffering=1)
             self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
 
-    def __enter__(self):
+    def __enter__(self) -> "Log":
         return self
 
-    def __exit__(self, *error):
-        self._bar.close()
-        if self._file:
+    def __exit__(self, *error: Any) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        if self._file and self._board:
             self._file.close()
             self._board.close()
 
-    def add(self, metrics: dict[str, np.ndarray]) -> None:
+    def add(self, metrics: Mapping[str, np.ndarray]) -> None:
         """Takes the metrics of one call, each [K]."""
+        count = max(map(len, metrics.values()))
         for name, values in metrics.items():
             self._sums[name] = self._sums.get(name, 0.0) + float(np.sum(values, dtype=np.float64))
-        self._steps += len(values)
-        self._bar.update(len(values))
+        self._steps += count
+        self._step += count
+        if self._clock is None:
+            self._clock = time.perf_counter()
+            if self._shows_bar:
+                self._bar = tqdm(initial=self._step, total=self._total, unit="step", dynamic_ncols=True)
+            return
+        self._timed_steps += count
+        if self._bar is not None:
+            self._bar.update(count)
 
-    def write(self, step: int) -> None:
-        """Writes the means of all steps since the last time or the resumption, and the speed."""
-        seconds = time.perf_counter() - self._clock
-        record = {name: total / self._steps for name, total in self._sums.items()}
-        record["steps_per_second"] = self._steps / seconds
-        record["images_per_second"] = record["steps_per_second"] * self.batch_size
-        self._bar.set_postfix_str(f"loss {record['loss']:.4f}, {record['images_per_second']:.0f} images/s")
-        if self._file:
+    def write(self, step: int, more: Mapping[str, float]) -> None:
+        """Writes the means of all steps since the last time or the resumption, the speed, and what else is given."""
+        seconds = time.perf_counter() - self._clock if self._clock is not None else 0.0
+        record = {name: total / self._steps for name, total in self._sums.items()} | dict(more)
+        if self._timed_steps:
+            record["steps_per_second"] = self._timed_steps / seconds
+            record["images_per_second"] = record["steps_per_second"] * self.batch_size
+        self._write(step, record)
+        said = f"loss {record['loss']:.4f}"
+        if self._timed_steps:
+            said += f", {record['images_per_second']:.0f} images/s"
+        if self._bar is not None:
+            self._bar.set_postfix_str(said)
+        if self._shows_lines:
+            left = (self._total - step) / record["steps_per_second"] if self._timed_steps else None
+            end = "" if left is None else f", {tqdm.format_interval(left)} left"
+            print(f"step {step} of {self._total}: {said}{end}", file=sys.stderr, flush=True)
+        self._sums, self._steps, self._timed_steps, self._clock = {}, 0, 0, time.perf_counter()
+
+    def write_results(self, step: int, results: Mapping[str, float | np.ndarray]) -> None:
+        """Writes what a hook found: numbers into the log, pictures uint8 [H, W, C] as `workdir`/NAME/step_N.png too."""
+        numbers = {name: float(value) for name, value in results.items() if np.ndim(value) == 0}
+        if numbers:
+            self._write(step, numbers)
+        for name, picture in results.items():
+            if name not in numbers and self._board:
+                save_png(self._workdir / name / f"step_{step:07d}.png", np.asarray(picture))
+                self._board.add_image(name, picture, step, dataformats="HWC")
+
+    def _write(self, step: int, record: Mapping[str, float]) -> None:
+        if self._file and self._board:
             self._file.write(json.dumps({"step": step, **record}) + "\n")
             for name, value in record.items():
                 self._board.add_scalar(name, value, step)
-        self._sums, self._steps, self._clock = {}, 0, time.perf_counter()
 
     @contextlib.contextmanager
-    def untimed(self):
+    def untimed(self) -> Iterator[None]:
         """Keeps what is done within out of the reported speed."""
         began = time.perf_counter()
         yield
-        self._clock += time.perf_counter() - began
-
-    def image(self, name: str, picture: np.ndarray, step: int) -> None:
-        """Shows a picture, uint8 [H, W, C], in TensorBoard."""
-        if self._board:
-            self._board.add_image(name, picture, step, dataformats="HWC")
+        if self._clock is not None:
+            self._clock += time.perf_counter() - began

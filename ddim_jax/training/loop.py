@@ -1,4 +1,4 @@
-"""The training loop: one compiled call of several steps, again and again, with its log, pictures and checkpoints."""
+"""The training loop: one compiled call of several steps, again and again, with its log, hooks and checkpoints."""
 
 import functools
 import itertools
@@ -6,180 +6,248 @@ import os
 import pathlib
 import signal
 import threading
-from typing import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ddim_jax import configuration
-from ddim_jax.data import batches, images, sources
-from ddim_jax.training import checks
+from ddim_jax.common.seeds import check_seed
+from ddim_jax.data import batches, sources
 from ddim_jax.training.checkpoints import Checkpoints
 from ddim_jax.training.log import Log
-from ddim_jax.training.step import TrainState, init_state, make_optimizer, train_step
+from ddim_jax.training.step import TrainState, init_state, train_step
+from ddim_jax.training.task import Task
 
 AXIS = "devices"
 
 
-def train(
-    config: ml_collections.ConfigDict, workdir: str | os.PathLike, draw: Callable, initial=None, loss_fn=None, given=None
-) -> TrainState:
-    """Trains what the configuration describes, in `workdir`, and returns the state; goes on where an earlier run stopped.
+class DivergedError(FloatingPointError):
+    """The loss or the gradient is no longer a finite number."""
 
-    `draw` makes a picture, uint8 [H, W, C], from the averaged parameters; it is called every `sample_every` steps. A new
-    run begins with the parameters that `initial` () gives, or else with random ones, as the network draws them. The objective
-    is the configuration's, or `loss_fn`, a `step.LossFn` that also takes the arrays `given`.
-    SIGTERM and SIGINT end the run after the call at hand, with a checkpoint. Raises ValueError for a configuration that
-    cannot work or is not that of the run in `workdir`, and DivergedError where the loss or gradient is not finite, before
-    anything of it is saved.
+
+def train(
+    task: Task,
+    workdir: str | os.PathLike,
+    *,
+    steps: int,
+    batch_size: int,
+    seed: int = 0,
+    steps_per_call: int = 1,
+    log_every: int = 100,
+    checkpoint_every: int = 1000,
+) -> TrainState:
+    """Trains a task in `workdir`, over all devices of all hosts, and goes on where an earlier run stopped.
+
+    A run that was stopped at any moment ends with the same bits as one that was not. SIGTERM and SIGINT end it after the call
+    at hand, with a checkpoint. Its folder holds checkpoints, metrics.jsonl, TensorBoard's files, and what the hooks draw.
+
+    Args:
+        task: what is trained; see `Task`.
+        workdir: the folder of the run, which all hosts share.
+        steps: optimizer steps in all, those of earlier runs in this folder included.
+        batch_size: examples a step, over all devices, which must divide it.
+        seed: 0 to 2**31 - 1; with the step, it decides all that is random.
+        steps_per_call: at most so many steps run in one compiled call, without a word from the host; a call ends earlier where
+            something is due. XLA for CPUs runs the gradients of convolutions 20 times slower in more than one.
+        log_every: the steps over which metrics are averaged for the log.
+        checkpoint_every: the steps between checkpoints; the last step always has one.
+
+    Returns:
+        The last state, on the host. Its `ema` is what one samples from.
+
+    Raises:
+        ValueError: for numbers that cannot work, before anything is written; for a checkpoint in `workdir` that is not of this
+            task or seed.
+        DamagedCheckpoint: where the newest checkpoint is not what was saved.
+        DivergedError: where loss or gradient is not finite, before anything of it is saved.
     """
-    workdir, run = pathlib.Path(workdir), config.training
-    checks.check(config)
-    # XLA for CPUs runs the gradients of convolutions 20 times slower in a loop than outside, so there each step is a call.
-    steps_per_call = 1 if jax.default_backend() == "cpu" else run.steps_per_call
-    init, step_fn = make_step(config, loss_fn)
-    data = sources.load(config.data)
-    labels = sources.labels(config.data, config.model.num_classes) if config.model.num_classes else None
+    workdir = pathlib.Path(workdir)
+    every = [log_every, checkpoint_every, *(hook.every for hook in task.hooks)]
+    _check(task, steps, batch_size, seed, [steps_per_call, *every])
     leader = jax.process_index() == 0
 
     with Checkpoints(workdir / "checkpoints") as checkpoints:
+        init = functools.partial(_first_state, task, seed)
         if checkpoints.latest_step() is None:
-            state = first_state(init, initial() if initial else None)
+            state = _on_host(init, task.initial)
         else:
-            checks.check_same(config, configuration.load(workdir / "config.json"), workdir)
             state = checkpoints.restore(jax.eval_shape(init))
-        if leader:
-            configuration.save(config, workdir / "config.json")
+            if int(state.seed) != seed:
+                raise ValueError(f"the run in {workdir} has the seed {state.seed}, now it is {seed}: go on with the old one")
         start = int(state.step)
-        state = on_every_device(state)
-        dataset = on_every_device(data) if isinstance(data, np.ndarray) else None
-        given = on_every_device(given)
+        state, teacher = on_every_device(state), on_every_device(task.teacher)
+        dataset = on_every_device(task.source) if sources.in_memory(task.source) else None
         compiled = jax.pmap(
-            functools.partial(train_steps, step_fn=step_fn),
+            functools.partial(train_steps, step_fn=make_step(task, AXIS)),
             axis_name=AXIS,
-            in_axes=(None, None, None, 0),  # the state carries no device axis: it is whole on each device
+            in_axes=(None, None, None, 0, None),  # the state carries no device axis: it is whole on each device
             out_axes=None,
             donate_argnums=0,
         )
-        calls = feed(data, labels, run, start, steps_per_call)
-        with Log(workdir, start, run.steps, run.batch_size, leader) as log, Interruption() as interruption:
-            batch = next(calls, None)
-            for step in range(start - start % steps_per_call + steps_per_call, run.steps + 1, steps_per_call):
-                state, metrics = compiled(state, dataset, given, batch)
+        ends = list(_call_ends(start, steps, steps_per_call, every))
+        calls = _feed(task.source, batch_size, seed, start, ends, steps_per_call)
+        with Log(workdir, start, steps, batch_size, leader) as log, Interruption() as interruption:
+            batch, before = next(calls, None), start
+            for step in ends:
+                state, metrics = compiled(state, dataset, teacher, batch, step - before)
                 batch = next(calls, None)  # the next batches are made while the devices work
-                metrics = jax.device_get(metrics)
-                checks.check_finite(metrics, step, checkpoints.latest_step())
+                metrics = {name: values[: step - before] for name, values in jax.device_get(metrics).items()}
+                _check_finite(metrics, step, checkpoints.latest_step())
                 log.add(metrics)
-                stop = interruption.asked or checkpoints.reached_preemption(step)
-                if step % run.log_every == 0:
-                    log.write(step)
-                if step % run.checkpoint_every == 0 or step == run.steps or stop:
+                stop = interruption.asked or any(map(checkpoints.reached_preemption, range(before + 1, step + 1)))
+                if step % log_every == 0:
+                    log.write(step, {"learning_rate": float(task.learning_rate(step - 1))} if task.learning_rate else {})
+                if step % checkpoint_every == 0 or step == steps or stop:
                     checkpoints.save(state)
-                if step % run.sample_every == 0 and leader:
-                    with log.untimed():
-                        picture = draw(jax.device_get(state.ema))
-                        images.save_png(workdir / "samples" / f"step_{step:07d}.png", picture)
-                        log.image("samples", picture, step)
                 if stop:
                     break
+                due = [hook for hook in task.hooks if step % hook.every == 0]
+                if due:
+                    with log.untimed():
+                        params = jax.device_get(state.ema)
+                        for hook in due:
+                            log.write_results(step, hook.run(params))
+                before = step
     return jax.device_get(state)
 
 
-def train_steps(state: TrainState, dataset, given, batch, *, step_fn: Callable):
-    """One step for each entry of batch [K, B, ...], in one compiled call: the state, and the metrics of each step [K].
+def make_step(task: Task, axis_name: str | None = None) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+    """`train_step` for a task: (state, batch, teacher=None) -> (state, metrics), for this loop or one of your own."""
+    return functools.partial(
+        train_step,
+        apply_fn=task.network.apply,
+        optimizer=task.optimizer,
+        schedule=task.schedule,
+        loss_fn=task.loss,
+        prepare=task.prepare,
+        null=task.network.null,
+        condition_dropout=task.condition_dropout,
+        ema_decay=task.ema_decay,
+        axis_name=axis_name,
+    )
 
-    A batch is uint8 images, or where there is a `dataset` [N, H, W, C] on the device, their indices in it, and their labels
-    or None.
+
+def train_steps(state: TrainState, dataset: Any, teacher: Any, batch: Any, count: jax.Array, *, step_fn: Callable) -> tuple:
+    """The first `count` of the K steps that batch [K, B, ...] is for, in one compiled call: the state, and metrics [K] each.
+
+    A batch is examples, or where there is a `dataset` [N, ...] on the device, their indices in it. The count is an argument:
+    calls of any length are one program.
     """
 
-    def one(state, entry):
-        image, label = entry
-        return step_fn(state, images.to_float(image if dataset is None else dataset[image]), label, given)
+    def one(state: TrainState, entry: Any) -> tuple:
+        examples = entry if dataset is None else jax.tree.map(lambda values: values[entry], dataset)
+        return step_fn(state, examples, teacher=teacher)
 
-    if len(batch[0]) == 1:
-        state, metrics = one(state, jax.tree.map(lambda values: values[0], batch))
+    def at(i: Any) -> Any:
+        return jax.tree.map(lambda values: values[i], batch)
+
+    most = jax.tree.leaves(batch)[0].shape[0]
+    if most == 1:
+        state, metrics = one(state, at(0))
         return state, jax.tree.map(lambda value: value[None], metrics)
-    return jax.lax.scan(one, state, batch)
+
+    def body(i: jax.Array, carry: tuple) -> tuple:
+        state, metrics = carry
+        state, new = one(state, at(i))
+        return state, jax.tree.map(lambda values, value: values.at[i].set(value), metrics, new)
+
+    _, shapes = jax.eval_shape(one, state, at(0))
+    metrics = jax.tree.map(lambda value: jnp.zeros((most, *value.shape), value.dtype), shapes)
+    return jax.lax.fori_loop(0, count, body, (state, metrics))
 
 
-def make_step(config: ml_collections.ConfigDict, loss_fn: Callable | None = None) -> tuple[Callable, Callable]:
-    """What to compile: the first state, of the parameters to begin with (None: random ones), and (state, batch, label, given)
-    -> (state, metrics), which is `train_step` for the configured network.
-    """
-    run, unet = config.training, configuration.make_unet(config)
-    optimizer = make_optimizer(run.learning_rate, run.warmup_steps, run.grad_clip)
+def _check(task: Task, steps: int, batch_size: int, seed: int, counts: Sequence[int]) -> None:
+    """Raises ValueError where the numbers of a run cannot work."""
+    check_seed(seed)
+    check_batch_size(batch_size)
+    if min(steps, *counts) < 1:
+        raise ValueError(
+            f"steps is {steps}, and steps_per_call, log_every, checkpoint_every and `every` of the hooks are {list(counts)}; "
+            "expected whole numbers of at least 1"
+        )
+    if sources.num_examples(task.source) < 1:
+        raise ValueError("the source holds no example")
 
-    def init(params=None):
-        if params is None:
-            x = jnp.zeros((1, *configuration.network_shape(config)))
-            params = unet.init(jax.random.key(run.seed), x, jnp.zeros(1, jnp.int32))["params"]
-        return init_state(params, optimizer, run.seed)
 
-    def apply_fn(params, x, step, label, dropout_key):
-        return unet.apply({"params": params}, x, step, label, train=True, rngs={"dropout": dropout_key})
-
-    def step_fn(state, batch, label, given):
-        return train_step(
-            state,
-            batch,
-            label,
-            apply_fn=apply_fn,
-            optimizer=optimizer,
-            schedule=configuration.make_schedule(config),
-            loss_fn=functools.partial(loss_fn, given=given) if loss_fn else configuration.make_loss(config),
-            ema_decay=run.ema_decay,
-            flip=config.data.flip,
-            no_label=config.model.num_classes,
-            label_dropout=run.label_dropout,
-            axis_name=AXIS,
+def check_batch_size(batch_size: int) -> None:
+    """Raises ValueError unless it is a positive multiple of the number of devices."""
+    devices = jax.device_count()
+    if batch_size < 1 or batch_size % devices:
+        raise ValueError(
+            f"batch_size is {batch_size}, which the {devices} devices here do not divide; try "
+            f"{max(1, -(-batch_size // devices)) * devices}"
         )
 
-    return init, step_fn
+
+def _first_state(task: Task, seed: int, params: Any = None) -> TrainState:
+    """The state before the first step, of these parameters, or of what the network draws."""
+    if params is None:
+        one = jax.tree.map(jnp.asarray, sources.take(task.source, np.zeros(1, int)))
+        shapes = jax.eval_shape(task.prepare, one, jax.random.split(jax.random.key(0), 1))
+        example = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        params = task.network.init(jax.random.key(seed), example)
+    return init_state(params, task.optimizer, seed)
 
 
-def first_state(init: Callable[..., TrainState], initial) -> TrainState:
-    """The first state, made on the host by code that is not optimised: it runs once, and compiles 4 times faster so."""
+def _on_host(init: Callable[[Any], TrainState], params: Any) -> TrainState:
+    """init(params), on the host and by code that is not optimised: it runs once, and compiles 4 times faster so."""
     try:
         host = jax.local_devices(backend="cpu")[0]
     except RuntimeError:  # JAX_PLATFORMS leaves the host out
         host = None
     with jax.default_device(host):
-        return jax.jit(init, compiler_options={"xla_backend_optimization_level": 0})(initial)
+        return jax.jit(init, compiler_options={"xla_backend_optimization_level": 0})(params)
 
 
-def feed(data, labels, run: ml_collections.ConfigDict, start: int, steps_per_call: int) -> Iterator[tuple]:
-    """What each compiled call trains on, from step `start`: [devices, K, B / devices] indices, or [..., H, W, C] images where
-    they are streamed, and their labels or None.
+def _call_ends(start: int, steps: int, most: int, every: Sequence[int]) -> Iterator[int]:
+    """The step that each call ends at: after `most` steps, or where something is due."""
+    step = start
+    while step < steps:
+        step = min(step + most, steps, *((step // n + 1) * n for n in every))
+        yield step
+
+
+def _feed(source: Any, batch_size: int, seed: int, start: int, ends: Sequence[int], most: int) -> Iterator[Any]:
+    """What each call trains on: [devices, most, B / devices] indices, or examples [..., ...] where they are streamed.
+
+    A call of fewer steps is filled up with its last batch, which is not trained on.
     """
     process, processes = jax.process_index(), jax.process_count()
-
-    def indices():
-        for step in range(start, run.steps):
-            yield np.split(batches.batch_indices(len(data), run.batch_size, run.seed, step), processes)[process]
-
-    if isinstance(data, np.ndarray):
-        entries = indices()
+    stop = ends[-1] if ends else start
+    if sources.in_memory(source):
+        size = sources.num_examples(source)
+        indices = (batches.batch_indices(size, batch_size, seed, step) for step in range(start, stop))
+        steps = (np.split(each, processes)[process] for each in indices)
     else:
-        entries = batches.stream(data, run.batch_size, run.seed, start, run.steps, shard=(process, processes))
-    steps = zip(entries, itertools.repeat(None) if labels is None else (labels[chosen] for chosen in indices()))
+        steps = batches.stream(source, batch_size, seed, start, stop, shard=(process, processes))
 
-    def by_device(*values):
-        stacked = np.stack(values)
-        return stacked.reshape(len(values), jax.local_device_count(), -1, *stacked.shape[2:]).swapaxes(0, 1)
+    def by_device(*values: np.ndarray) -> np.ndarray:
+        stacked = np.stack([*values, *values[-1:] * (most - len(values))])
+        return stacked.reshape(most, jax.local_device_count(), -1, *stacked.shape[2:]).swapaxes(0, 1)
 
-    size = steps_per_call - start % steps_per_call  # calls end at multiples, wherever an earlier run stopped
-    while call := list(itertools.islice(steps, size)):
-        yield jax.tree.map(by_device, *call)
-        size = steps_per_call
+    for first, last in itertools.pairwise([start, *ends]):
+        yield jax.tree.map(by_device, *itertools.islice(steps, last - first))
 
 
-def on_every_device(tree):
+def on_every_device(tree: Any) -> Any:
     """A copy of each array on all devices, laid out as the mapped step returns its state: so it is compiled once, not twice."""
     everywhere = NamedSharding(Mesh(np.array(jax.devices()), (AXIS,)), PartitionSpec())
     return jax.tree.map(lambda array: jax.make_array_from_process_local_data(everywhere, np.array(array)), tree)
+
+
+def _check_finite(metrics: dict[str, np.ndarray], step: int, kept: int | None) -> None:
+    """Raises DivergedError where a metric of the call that ended at `step` is not finite; `kept` is the last checkpoint's."""
+    for name, values in metrics.items():
+        if not np.all(np.isfinite(values)):
+            bad = step - len(values) + 1 + int(np.argmin(np.isfinite(values)))
+            raise DivergedError(
+                f"the {name} of step {bad} is {values[~np.isfinite(values)][0]}: training has diverged. "
+                + (f"The checkpoint of step {kept} is kept. " if kept else "No checkpoint was due yet. ")
+                + "Try a smaller learning_rate, more warmup_steps or a smaller grad_clip, in a new folder."
+            )
 
 
 class Interruption:
@@ -189,16 +257,16 @@ class Interruption:
     (`Checkpoints.reached_preemption`).
     """
 
-    def __enter__(self):
+    def __enter__(self) -> "Interruption":
         self.asked, self._before = False, {}
         if threading.current_thread() is threading.main_thread() and jax.process_count() == 1:
             self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
         return self
 
-    def _ask(self, *_):
+    def _ask(self, *_: Any) -> None:
         self.asked = True
         self.__exit__()
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: Any) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)

@@ -1,13 +1,13 @@
 """Trained weights with their configuration: the average of a run's newest checkpoint, or one safetensors file."""
 
-import json
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import ml_collections
+import numpy as np
 import safetensors
 import safetensors.flax
 from flax import traverse_util
@@ -15,26 +15,34 @@ from flax import traverse_util
 from ddim_jax import configuration
 from ddim_jax.common.arrays import check_fit
 from ddim_jax.common.files import check_digest, whole, write_digest
+from ddim_jax.configuration import Config
 from ddim_jax.training.checkpoints import Checkpoints
 
-DIGITS = pathlib.Path(__file__).parent.parent / "pretrained" / "digits.safetensors"  # ships with the package
+DIGITS = pathlib.Path(__file__).parent / "pretrained" / "digits.safetensors"  # ships with the package
+_CONFIG = "ddim_jax_config"  # the name of the configuration within a file
 
 
-class Model(NamedTuple):
+class Weights(NamedTuple):
     """A trained network: what it is, and its parameters."""
 
-    config: ml_collections.ConfigDict
+    config: Config
     params: Any  # float32, as `models.unet.UNet` takes them
 
 
-def _fitted(config: ml_collections.ConfigDict, arrays: dict, source: str) -> Model:
-    """A model from arrays "conv_in.kernel": ..., once they are what its configuration asks for."""
+def fitted(config: Config, arrays: Mapping[str, Any], source: str) -> Weights:
+    """Weights from arrays "conv_in.kernel": ..., once they are what their configuration asks for.
+
+    Raises ValueError where they are not, or are not finite numbers; `source` is what it calls them.
+    """
     expected = traverse_util.flatten_dict(configuration.parameter_shapes(config), sep=".")
     check_fit(arrays, expected, source)
-    return Model(config, traverse_util.unflatten_dict(arrays, sep="."))
+    broken = [name for name, array in arrays.items() if not np.all(np.isfinite(array))]
+    if broken:
+        raise ValueError(f"{source} holds NaN or infinite numbers in {', '.join(broken[:5])}: its training had diverged")
+    return Weights(config, traverse_util.unflatten_dict(dict(arrays), sep="."))
 
 
-def from_workdir(workdir: str | os.PathLike) -> Model:
+def from_workdir(workdir: str | os.PathLike) -> Weights:
     """The averaged parameters of the newest checkpoint of a training run.
 
     Raises FileNotFoundError where there is none, DamagedCheckpoint and ValueError where it cannot be used.
@@ -45,10 +53,10 @@ def from_workdir(workdir: str | os.PathLike) -> Model:
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
         arrays = checkpoints.load()
     ema = {name.removeprefix("ema."): array for name, array in arrays.items() if name.startswith("ema.")}
-    return _fitted(configuration.load(workdir / "config.json"), ema, f"the checkpoint in {workdir}")
+    return fitted(configuration.load(workdir / "config.json"), ema, f"the checkpoint in {workdir}")
 
 
-def load(path: str | os.PathLike) -> Model:
+def load(path: str | os.PathLike) -> Weights:
     """Weights that `save` wrote. Raises ValueError where the file is damaged, foreign or does not fit its configuration."""
     path = pathlib.Path(path)
     check_digest(path)
@@ -57,10 +65,19 @@ def load(path: str | os.PathLike) -> Model:
             metadata, names = file.metadata() or {}, list(file.keys())
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is damaged or not a safetensors file ({error})") from error
-    if "ddim_jax_config" not in metadata:
+    if _CONFIG not in metadata:
         raise ValueError(f"{path} holds no ddim_jax configuration: it was not written by `python -m experiments.convert`")
-    config = ml_collections.ConfigDict(json.loads(metadata["ddim_jax_config"]))
-    return _fitted(config, {name: _tensor(path, name) for name in names}, str(path))
+    config = configuration.from_json(metadata[_CONFIG], str(path))
+    return fitted(config, {name: _tensor(path, name) for name in names}, str(path))
+
+
+def is_ours(path: str | os.PathLike) -> bool:
+    """Whether a file carries our configuration. A damaged one does not, and fails as what it then seems to be."""
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return _CONFIG in (file.metadata() or {})
+    except safetensors.SafetensorError:
+        return False
 
 
 def _tensor(path: pathlib.Path, name: str) -> jax.Array:
@@ -69,12 +86,12 @@ def _tensor(path: pathlib.Path, name: str) -> jax.Array:
         return jnp.asarray(file.get_tensor(name), jnp.float32)
 
 
-def read(source: str | os.PathLike) -> Model:
-    """Weights from a run's folder (`from_workdir`) or from a file (`load`)."""
+def read(source: str | os.PathLike) -> Weights:
+    """Weights of ours, from a run's folder (`from_workdir`) or from a file (`load`)."""
     return from_workdir(source) if pathlib.Path(source).is_dir() else load(source)
 
 
-def initial(config: ml_collections.ConfigDict) -> Any:
+def initial(config: Config) -> Any:
     """The parameters of config.training.initial_weights, or None. Raises ValueError where they are another network's.
 
     To a network that is to learn classes, weights without them are given labels that say nothing yet.
@@ -82,28 +99,28 @@ def initial(config: ml_collections.ConfigDict) -> Any:
     source = config.training.initial_weights
     if not source:
         return None
-    model = read(source)
-    if model.config.diffusion.prediction != config.diffusion.prediction:
+    begun = read(source)
+    if begun.config.diffusion.prediction != config.diffusion.prediction:
         raise ValueError(
-            f"{source} predicts {model.config.diffusion.prediction!r}, but config.diffusion.prediction is "
+            f"{source} predicts {begun.config.diffusion.prediction!r}, but config.diffusion.prediction is "
             f"{config.diffusion.prediction!r}: they would begin as another function; make the two agree"
         )
-    arrays = traverse_util.flatten_dict(model.params, sep=".")
+    arrays = traverse_util.flatten_dict(begun.params, sep=".")
     if config.model.num_classes:
         arrays.setdefault("label.embedding", jnp.zeros((config.model.num_classes + 1, 4 * config.model.channels)))
-    return _fitted(config, arrays, source).params
+    return fitted(config, arrays, source).params
 
 
-def save(path: str | os.PathLike, model: Model, dtype: str = "float32") -> None:
-    """Writes the model as one safetensors file, its configuration within, its SHA-256 in a file beside.
+def save(path: str | os.PathLike, weights: Weights, dtype: str = "float32") -> None:
+    """Writes weights as one safetensors file, their configuration within, its SHA-256 in a file beside.
 
     Kernels are of this dtype. Biases and scales are few, and an error in one is the same at every pixel and step (in bfloat16,
     the demo's digits come out 4% too bright): they stay float32.
     """
     path = pathlib.Path(path)
-    arrays = traverse_util.flatten_dict(model.params, sep=".")
+    arrays = traverse_util.flatten_dict(weights.params, sep=".")
     arrays = jax.tree.map(lambda a: jnp.asarray(a, dtype if a.ndim > 1 else jnp.float32), arrays)
     with whole(path) as part:
-        safetensors.flax.save_file(arrays, part, metadata={"ddim_jax_config": model.config.to_json()})
+        safetensors.flax.save_file(arrays, part, metadata={_CONFIG: configuration.to_json(weights.config)})
         part.chmod(0o644)  # which the library grants to nobody else
     write_digest(path)

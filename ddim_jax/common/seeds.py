@@ -1,0 +1,19 @@
+"""Seeds, and the streams of random keys that come from one: what two parts of the package draw never coincides."""
+
+import zlib
+
+import jax
+
+LARGEST_SEED = 2**31 - 1
+
+
+def check_seed(seed: int) -> int:
+    """The seed. Raises ValueError unless it is a whole number from 0 to 2**31 - 1, which no two of are the same key."""
+    if seed not in range(LARGEST_SEED + 1):
+        raise ValueError(f"the seed is {seed}; expected a whole number from 0 to {LARGEST_SEED}")
+    return int(seed)
+
+
+def stream(seed: int, name: str) -> jax.Array:
+    """The random key of a seed for one purpose, named. Training's own keys are those of the bare seed."""
+    return jax.random.fold_in(jax.random.key(check_seed(seed)), zlib.crc32(name.encode()))

@@ -1,0 +1,114 @@
+"""A plan carried out: pictures and arrays in a folder."""
+
+import contextlib
+import pathlib
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from ddim_jax.data import images as files
+from ddim_jax.data.images import to_float, to_uint8
+from ddim_jax.inference import pictures
+from ddim_jax.inference.request import DRAWN, Plan
+from ddim_jax.models.network import Condition
+
+STAGES, LINE = 10, 11  # predictions shown of each image of a chain; images of a line, and of a side of a square
+
+
+def check_output(plan: Plan, output: pathlib.Path) -> None:
+    """Makes the folder. Raises ValueError where it cannot be written to, or holds files of another run between which ours would
+    be lost.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with files.whole(output / "writable") as part:
+            part.touch()
+        (output / "writable").unlink()
+    except OSError as error:
+        raise ValueError(f"the output {output} cannot be written to ({error.strerror}): give another folder") from error
+    count = plan.request.num_images
+    more = [path.name for path in (output / "samples").glob("*.png") if path.stem >= f"{count:06d}"]
+    if "files" in plan.modes and more:
+        raise ValueError(f"{output / 'samples'} holds {min(more)} and more of another run: empty it, or give another output")
+
+
+def render(
+    plan: Plan, output: pathlib.Path, images: np.ndarray | None, condition: Condition, say: Callable[[str], None]
+) -> None:
+    """Makes what a plan asks for.
+
+    Args:
+        plan: of `request.plan`.
+        output: the folder to write to; see `check_output`.
+        images: real images uint8 [N, H, W, C] where plan.needs_images, at most request.num_images.
+        condition: what the network is told of these images besides their class, arrays [N, ...].
+        say: called with a line of progress, now and then.
+    """
+    request, model = plan.request, plan.model
+    how = dict(batch_size=request.batch_size)
+    # Where a network is told an image, what is drawn is drawn for real images, as many as there are.
+    count = len(images) if condition and images is not None else request.num_images
+
+    def save(name: str, pictures_of: np.ndarray) -> None:
+        files.save_png(output / name, files.grid(np.asarray(to_uint8(pictures_of))))
+
+    def told(number: int, label: np.ndarray | None) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """(condition, extra) of that many examples."""
+        rows = {name: values[:number] for name, values in condition.items()}
+        labels = {} if label is None else {"label": np.resize(label.astype(np.int32), number)}
+        return rows | (labels if model.num_classes else {}), labels if plan.asks_classifier else {}
+
+    table, sampler = plan.table, (plan.generator, model.params)
+    rows, extra = told(count, plan.label)
+    if set(DRAWN) & set(plan.modes):
+        _draw(plan, output, count, rows, extra, say)
+    if "chain" in plan.modes:
+        save("chain.png", pictures.chain(*sampler, table, request.seed, count, STAGES, rows, extra, **how))
+    if "interpolate" in plan.modes:
+        latents, _ = plan.generator.latents(request.seed, np.arange(2 * max(2, count)))
+        pairs = latents.reshape(-1, 2, *model.shape)
+        save("interpolation.png", pictures.interpolation(*sampler, table, pairs[:count], LINE, rows, extra, **how))
+        save("interpolation_grid.png", pictures.interpolation_grid(*sampler, table, pairs[:2], LINE, rows, extra, **how))
+    if images is None:
+        return
+    x0 = np.asarray(to_float(images))
+    rows, extra = told(len(images), plan.label_of_images)
+    if "reconstruct" in plan.modes:
+        tau = model.tau(request.steps, request.spacing)
+        save("reconstruction.png", np.stack([x0, pictures.reconstruction(*sampler, tau, x0, rows, extra, **how)]))
+    if "inpaint" in plan.modes and request.mask is not None:
+        painted = pictures.inpainting(*sampler, plan.painting_table, request.seed, x0, request.mask, rows, extra, **how)
+        kept = np.where(request.mask, x0, -1)
+        save("inpainting.png", np.stack([x0, kept, painted]))
+    if "restore" in plan.modes:
+        index = np.arange(len(images))
+        drawn = [np.asarray(x) for x in plan.generator.batches(model.params, table, request.seed, index, request.batch_size, rows, extra)]
+        shown = np.broadcast_to(condition["image"], x0.shape)  # one of grey has a channel for all three
+        save("restoration.png", np.stack([shown, np.concatenate(drawn), x0]))
+
+
+def _draw(
+    plan: Plan, output: pathlib.Path, count: int, rows: Condition, extra: Mapping, say: Callable[[str], None]
+) -> None:
+    """Draws once, batch by batch, into all of the files that are asked for."""
+    request, generator, done, kept = plan.request, plan.generator, 0, []
+    with contextlib.ExitStack() as open_files:
+        if "npz" in plan.modes:
+            writer = files.npz_writer(output / "samples.npz", "samples", (count, *generator.shape))
+            append = open_files.enter_context(writer)
+        batches = generator.batches(
+            plan.model.params, plan.table, request.seed, np.arange(count), request.batch_size, rows, extra
+        )
+        for batch in batches:
+            batch = np.asarray(to_uint8(batch))
+            if "npz" in plan.modes:
+                append(batch)
+            if "files" in plan.modes:
+                for i, image in enumerate(batch, start=done):
+                    files.save_png(output / "samples" / f"{i:06d}.png", image)
+            if "grid" in plan.modes:
+                kept.append(batch)
+            done += len(batch)
+            say(f"{done} of {count} images")
+    if "grid" in plan.modes:
+        files.save_png(output / "samples.png", files.grid(np.concatenate(kept)))

@@ -1,0 +1,60 @@
+"""Runs that a configuration describes, in a folder that says so: training, and distillation stage by stage."""
+
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from ddim_jax import configuration, weights
+from ddim_jax.configuration import Config
+from ddim_jax.training.loop import train
+from ddim_jax.training.step import TrainState
+
+
+def train_config(config: Config, workdir: str | os.PathLike) -> TrainState:
+    """Trains what a configuration describes; goes on where an earlier run in `workdir` stopped. See `training.loop.train`.
+
+    Raises ValueError, before anything is written, for a configuration that cannot work or is not that of the run in `workdir`.
+    """
+    return _run(config, workdir, initial=None if _begun(pathlib.Path(workdir)) else weights.initial(config))
+
+
+def distil(config: Config, workdir: str | os.PathLike) -> Iterator[tuple[pathlib.Path, TrainState]]:
+    """Halves the steps of config.training.initial_weights, stage by stage (arXiv 2202.00512): each stage's folder and end.
+
+    A stage trains a student, which begins as its teacher, in WORKDIR/steps_N, a run like any other. Where a stage was stopped
+    before its end, it is the last.
+    Raises ValueError as `train_config` does, and where no teacher is named.
+    """
+    params = weights.initial(config)
+    if params is None:
+        raise ValueError("config.training.initial_weights names no teacher; give its weights, or the folder of its run")
+    for steps in config.distillation.student_steps:
+        stage = config.copy_and_resolve_references()
+        stage.sampling.update(steps=steps, spacing="trailing", eta=0.0)
+        folder = pathlib.Path(workdir) / f"steps_{steps}"
+        loss = configuration.make_distillation_loss(stage, steps)
+        state = _run(stage, folder, initial=params, teacher=params, loss=loss)
+        yield folder, state
+        if state.step < stage.training.steps:
+            return
+        params = state.ema
+
+
+def _begun(workdir: pathlib.Path) -> bool:
+    """Whether a run has left a checkpoint there."""
+    return any((workdir / "checkpoints").glob("[0-9]*"))
+
+
+def _run(config: Config, workdir: str | os.PathLike, **parts: Any) -> TrainState:
+    """Trains the task of a configuration, with other `parts`; `workdir` then holds the configuration as config.json."""
+    configuration.check(config)
+    workdir = pathlib.Path(workdir)
+    if _begun(workdir):
+        configuration.check_same(config, configuration.load(workdir / "config.json"), workdir)
+    task = configuration.make_task(config)._replace(**parts)
+    if jax.process_index() == 0:
+        configuration.save(config, workdir / "config.json")
+    return train(task, workdir, **configuration.run_arguments(config))
