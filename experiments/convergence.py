@@ -9,18 +9,17 @@ sliced Wasserstein distance of their samples to real ones.
 
 import jax
 import jax.numpy as jnp
-import matplotlib
 import numpy as np
-from absl import app, flags
+from absl import flags
 
+import ddim_jax
+from ddim_jax import weights
+from ddim_jax.common import extras
 from ddim_jax.data import sources
 from ddim_jax.data.images import to_float
 from ddim_jax.diffusion import process, sampling, schedule, solvers
-from ddim_jax.inference import weights
-from ddim_jax.inference.generate import Generator
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
+from ddim_jax.evaluation.distances import sliced_wasserstein
+from experiments import command
 
 _OUTPUT = flags.DEFINE_string("output", "docs/convergence.png", "The figure to write.")
 _NUM_IMAGES = flags.DEFINE_integer("num_images", 500, "How many digits each solver draws for each number of steps.")
@@ -70,33 +69,30 @@ def mixture_errors() -> dict[str, list[float]]:
         }
 
 
-def sliced_wasserstein(a: np.ndarray, b: np.ndarray, directions: int = 256) -> float:
-    """The mean W1 distance of a [N, D] and b [M, D] along random directions, by their quantiles."""
-    projection = np.random.default_rng(0).standard_normal((a.shape[1], directions))
-    projection /= np.linalg.norm(projection, axis=0)
-    levels = (np.arange(200) + 0.5) / 200
-    return float(np.mean(np.abs(np.quantile(a @ projection, levels, axis=0) - np.quantile(b @ projection, levels, axis=0))))
+def flat(images) -> np.ndarray:
+    """Images [N, ...] as rows of values [N, D]."""
+    return np.asarray(images).reshape(len(images), -1)
 
 
 def digits_distances(count: int) -> tuple[dict[str, list[float]], float]:
     """The distance to real digits of each solver's in each of DIGITS_STEPS, and that of held-out digits to the same."""
-    config, params = weights.load(weights.DIGITS)
-    generator = Generator(config)
-    label = {"label": np.arange(count) % config.model.num_classes}
-    flat = lambda images: np.asarray(to_float(images)).reshape(len(images), -1)  # noqa: E731
-    real = flat(sources.mnist_5k("train"))
+    model = ddim_jax.load(weights.DIGITS)
+    real = flat(to_float(sources.mnist_5k("train")))
     every = SOLVERS | {"DDPM": solvers.ddpm}  # whose paths are random, so that only their ends can be compared
     distances = {name: [] for name in every}
     for steps in DIGITS_STEPS:
         for name, solver in every.items():
-            table = solver(generator.schedule, generator.tau(steps, "logsnr"))
-            drawn = np.concatenate(list(generator.batches(params, table, 0, count, 100, label)))
-            distances[name].append(sliced_wasserstein(flat(drawn), real))
+            table = solver(model.schedule, model.tau(steps, "logsnr"))
+            label = {"label": np.arange(count) % model.num_classes}
+            drawn = model.generator().batches(model.params, table, 0, np.arange(count), 100, label)
+            distances[name].append(sliced_wasserstein(flat(np.concatenate(list(drawn))), real))
             print(f"digits, {steps:3d} steps, {name}: {distances[name][-1]:.4f}", flush=True)
-    return distances, sliced_wasserstein(flat(sources.mnist_5k("test")), real)
+    return distances, sliced_wasserstein(flat(to_float(sources.mnist_5k("test"))), real)
 
 
 def main(_):
+    plt = extras.require("matplotlib.pyplot", "demo")
+    plt.switch_backend("Agg")
     errors = mixture_errors()
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for name, values in errors.items():
@@ -119,4 +115,4 @@ def main(_):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(main)

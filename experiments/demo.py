@@ -10,15 +10,16 @@ import time
 
 import jax
 import numpy as np
-from absl import app, flags, logging
+from absl import flags
 
+import ddim_jax
 from configs import demo
+from ddim_jax import runs, weights
 from ddim_jax.data import images, sources
+from ddim_jax.data.images import to_uint8
 from ddim_jax.diffusion import solvers
-from ddim_jax.inference import pictures, weights
-from ddim_jax.inference.generate import Generator
-from ddim_jax.inference.guided import guided
-from ddim_jax.training.loop import train
+from ddim_jax.inference import pictures
+from experiments import command
 
 _OUTPUT = flags.DEFINE_string("output", "runs/demo", "Folder to write to.")
 _TRAIN_STEPS = flags.DEFINE_integer("train_steps", 80, "How long to train anew; a multiple of 40.")
@@ -47,73 +48,68 @@ class Report:
 
 def draw(report: Report, output: pathlib.Path) -> None:
     """Pictures of all that the shipped weights can do."""
-    config, params = weights.load(weights.DIGITS)
-    generator = Generator(config)
-    noise_schedule = generator.schedule
-    given = {"label": np.arange(COUNT) % 10}
-    row = {"label": given["label"][:COLUMNS]}
-    digits = {"label": np.arange(10)}
-
-    def tau(steps):
-        return generator.tau(steps, SPACING)
-
-    table = solvers.ddim(noise_schedule, tau(STEPS))
+    model = ddim_jax.load(weights.DIGITS)
+    generator, params = model.generator(), model.params
+    label = np.arange(COUNT) % 10
+    row = {"label": label[:COLUMNS]}
 
     def save(name, pictures_of):
-        images.save_png(output / name, images.grid(pictures_of))
+        images.save_png(output / name, images.grid(np.asarray(to_uint8(np.asarray(pictures_of)))))
 
     with report.part(f"{COUNT} digits in {STEPS} steps, {15 * COLUMNS} of them in the picture", "samples.png", "samples.npz"):
-        samples = np.concatenate(list(generator.batches(params, table, SEED, COUNT, 100, given)))
-        save("samples.png", samples[: 15 * COLUMNS].reshape(-1, COLUMNS, *samples.shape[1:]))
+        samples = model.sample(COUNT, steps=STEPS, seed=SEED, batch_size=100)
+        save("samples.png", samples[: 15 * COLUMNS].reshape(-1, COLUMNS, *model.shape))
         with images.npz_writer(output / "samples.npz", "samples", samples.shape) as write:
-            write(samples)
+            write(np.asarray(to_uint8(samples)))
     with report.part("the x_0 predicted on the way", "chain.png"):
-        save("chain.png", pictures.chain(generator, params, table, SEED, count=10, stages=10, given=digits))
+        digits = {"label": label[:10]}
+        save("chain.png", pictures.chain(generator, params, model.table(STEPS), SEED, count=10, stages=10, condition=digits))
     with report.part("between latents", "interpolation.png", "interpolation_grid.png"):
-        save("interpolation.png", pictures.interpolation(generator, params, table, SEED, num=10, rows=10, given=digits))
-        save(
-            "interpolation_grid.png",
-            pictures.interpolation_grid(generator, params, table, SEED, num=8, given={"label": np.array([3])}),
-        )
+        latents, _ = generator.latents(SEED, np.arange(20))
+        pairs = latents.reshape(10, 2, *model.shape)
+        save("interpolation.png", pictures.interpolation(generator, params, model.table(STEPS), pairs, 10, digits))
+        three = {"label": np.array([3])}
+        save("interpolation_grid.png", pictures.interpolation_grid(generator, params, model.table(STEPS), pairs[:2], 8, three))
     x, keys = generator.latents(SEED, np.arange(COLUMNS))
     with report.part("the same latents (columns) at 10, 20, 50 and 100 steps (rows)", "steps.png"):
-        tables = [solvers.ddim(noise_schedule, tau(steps)) for steps in (10, 20, 50, 100)]
-        save("steps.png", [images.to_uint8(generator.sample(params, t, x, keys, row)) for t in tables])
+        save("steps.png", [model.decode(x, steps=steps, label=row["label"]) for steps in (10, 20, 50, 100)])
     with report.part("the same latents at eta = 0, 0.5, 1 and sigma-hat (rows)", "eta.png"):
-        tables = [solvers.ddim(noise_schedule, tau(STEPS), eta) for eta in (0.0, 0.5, 1.0)]
-        tables.append(solvers.ddpm(noise_schedule, tau(STEPS), variance="large"))
-        save("eta.png", [images.to_uint8(generator.sample(params, t, x, keys, row)) for t in tables])
+        tables = [model.table(STEPS, eta=eta) for eta in (0.0, 0.5, 1.0)]
+        tables.append(solvers.ddpm(model.schedule, model.tau(STEPS), variance="large"))
+        save("eta.png", [generator.sample(params, table, x, keys, row) for table in tables])
     with report.part("the same latents without labels, with them, and guided by them with weight 3 (rows)", "guidance.png"):
-        without = {"label": np.full(COLUMNS, config.model.num_classes)}
-        more = Generator(config, guided(noise_schedule, weight=3.0))
-        rows = [generator.sample(params, table, x, keys, labels) for labels in (without, row)]
-        save("guidance.png", [images.to_uint8(drawn) for drawn in (*rows, more.sample(params, table, x, keys, row))])
+        save(
+            "guidance.png",
+            [
+                model.decode(x, steps=STEPS),
+                model.decode(x, steps=STEPS, label=row["label"]),
+                model.sample(COLUMNS, steps=STEPS, seed=SEED, guidance=3.0),
+            ],
+        )
     with report.part("held-out digits (first row), encoded and decoded in 10, 20, 50 and 100 steps", "reconstruction.png"):
-        real = sources.mnist_5k("test")[:: 500 // COLUMNS]
-        rows = [real, *(pictures.reconstruction(generator, params, tau(steps), real) for steps in (10, 20, 50, 100))]
+        real = np.asarray(images.to_float(sources.mnist_5k("test")[:: 500 // COLUMNS]))
+        rows = [real, *(model.reconstruct(real, steps=steps) for steps in (10, 20, 50, 100))]
         save("reconstruction.png", rows)
     for steps, again in zip((10, 20, 50, 100), rows[1:]):
-        error = np.mean(np.square((again.astype(float) - real) / 255))
+        error = np.mean(np.square((np.asarray(to_uint8(again), float) - np.asarray(to_uint8(real))) / 255))
         print(f"  reconstruction in {steps:3d} steps: mean squared error {error:.5f} a pixel in [0, 1]")
 
 
 def train_anew(report: Report, output: pathlib.Path, steps: int) -> None:
     """The same configuration from scratch: half of the steps, a stop, and the other half from the checkpoint."""
     config = demo.get_config()
-    config.training.update(steps=steps // 2, log_every=20, sample_every=steps, checkpoint_every=steps // 2)
+    config.training.update(steps=steps // 2, log_every=20, sample_every=steps, held_out_every=steps, checkpoint_every=steps // 2)
     config.sampling.update(steps=20, count=20)
     workdir = output / "training"
     shutil.rmtree(workdir, ignore_errors=True)
-    draw = pictures.training_grid(config)
     with report.part(f"training anew, steps 1 to {steps // 2}", "training/"):
-        train(config, workdir, draw)
+        runs.train_config(config, workdir)
     config.training.steps = steps
     with report.part(f"resumed from the checkpoint, to step {steps}", f"training/samples/step_{steps:07d}.png"):
-        train(config, workdir, draw)
+        runs.train_config(config, workdir)
 
 
 def main(_):
-    logging.set_verbosity(logging.ERROR)  # Orbax tells a great deal
     output = pathlib.Path(_OUTPUT.value)
     jax.config.update("jax_compilation_cache_dir", str(output.absolute() / "compiled"))  # nothing is compiled twice
     report = Report(output)
@@ -123,4 +119,4 @@ def main(_):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(main)

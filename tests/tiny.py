@@ -11,7 +11,7 @@ def get_config():
     config.model.update(channels=32, multipliers=(1,), num_blocks=1, attention_sides=(7,), patch_size=4, dropout=0.1)
     config.model.update(num_classes=0)
     config.training.update(steps=8, batch_size=8, learning_rate=1e-3, warmup_steps=2, steps_per_call=2, min_snr_gamma=0.0)
-    config.training.update(log_every=2, sample_every=8, checkpoint_every=4)
+    config.training.update(log_every=2, sample_every=8, held_out_every=0, checkpoint_every=4)
     config.sampling.update(steps=2, count=4)
     return config
 

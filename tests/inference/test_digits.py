@@ -7,12 +7,10 @@ import numpy as np
 import optax
 import pytest
 
+import ddim_jax
+from ddim_jax import weights
 from ddim_jax.data import sources
-from ddim_jax.data.images import to_float
-from ddim_jax.diffusion import solvers
-from ddim_jax.inference import pictures, weights
-from ddim_jax.inference.generate import Generator
-from ddim_jax.inference.guided import guided
+from ddim_jax.data.images import to_float, to_uint8
 
 pytestmark = pytest.mark.slow
 LABELS = np.arange(1000) % 10
@@ -57,19 +55,13 @@ def classify():
 
 @pytest.fixture(scope="module")
 def model():
-    return weights.load(weights.DIGITS)
+    return ddim_jax.load(weights.DIGITS)
 
 
 @pytest.fixture(scope="module")
-def generator(model):
-    return Generator(model.config)
-
-
-@pytest.fixture(scope="module")
-def samples(model, generator):
+def samples(model):
     """What `make demo` draws: the 1000 images of seed 0, in 50 steps at eta = 0, of the digits 0 to 9 in turn."""
-    table, given = solvers.ddim(generator.schedule, generator.tau(50, "trailing")), {"label": LABELS}
-    return np.concatenate(list(generator.batches(model.params, table, 0, len(LABELS), 100, given)))
+    return np.asarray(to_uint8(model.sample(len(LABELS), steps=50, batch_size=100)))
 
 
 def test_the_digits_that_were_asked_for(classify, samples):
@@ -93,24 +85,17 @@ def test_samples_pass_for_real_digits(classify, samples):
     assert abs(brightness - 1) <= 0.03
 
 
-def test_guidance_makes_digits_plainer(classify, model, generator, samples):
+def test_guidance_makes_digits_plainer(classify, model):
     """arXiv 2207.12598: more weight, more of the class, less variety. The classifier finds more of what was asked for."""
-    more = Generator(model.config, guided(generator.schedule, weight=3.0))
-    table, given = solvers.ddim(generator.schedule, generator.tau(20, "trailing")), {"label": LABELS[:100]}
-    right = [
-        np.mean(classify(np.concatenate(list(g.batches(model.params, table, 0, 100, 100, given)))).argmax(1) == LABELS[:100])
-        for g in (generator, more)
-    ]
+    drawn = [model.sample(100, steps=20, guidance=weight, batch_size=100) for weight in (1.0, 3.0)]
+    right = [np.mean(classify(np.asarray(to_uint8(images))).argmax(1) == LABELS[:100]) for images in drawn]
     print(f"\ntaken for what was asked for, in 20 steps: {right[0]:.3f}, guided with weight 3: {right[1]:.3f}")
     assert right[1] > right[0]
 
 
-def test_reconstruction_improves_with_steps(model, generator):
-    real = sources.mnist_5k("test")[::25]
-    errors = []
-    for steps in (10, 20, 50, 100):
-        again = pictures.reconstruction(generator, model.params, generator.tau(steps, "trailing"), real)
-        errors.append(np.mean(np.square((again.astype(float) - real) / 255)))
+def test_reconstruction_improves_with_steps(model):
+    real = np.asarray(to_float(sources.mnist_5k("test")[::25]))
+    errors = [np.mean(np.square((model.reconstruct(real, steps=steps) - real) / 2)) for steps in (10, 20, 50, 100)]
     print("\nmean squared error a pixel in [0, 1] at 10, 20, 50, 100 steps:", [f"{error:.5f}" for error in errors])
     assert np.all(np.diff(errors) < 0)
 

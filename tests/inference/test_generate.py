@@ -1,5 +1,6 @@
 """Batched, sharded generation, the pictures made with it, and weights on disk."""
 
+import functools
 import os
 import pathlib
 import subprocess
@@ -11,12 +12,13 @@ import numpy as np
 import pytest
 import safetensors.flax
 
-from ddim_jax import configuration
-from ddim_jax.data.images import to_float, to_uint8
+from ddim_jax import configuration, weights
+from ddim_jax.data.images import to_float
 from ddim_jax.diffusion import process, schedule, solvers
-from ddim_jax.inference import pictures, weights
+from ddim_jax.inference import pictures
 from ddim_jax.inference.generate import Generator
-from ddim_jax.inference.guided import guided
+from ddim_jax.inference.guided import Guidance
+from ddim_jax.models.network import Network
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -34,7 +36,12 @@ PARAMS = make_params()
 
 @pytest.fixture(scope="module")
 def generator():
-    return Generator(CONFIG)
+    return configuration.make_model(CONFIG, PARAMS).generator()
+
+
+def drawn(generator, params, table, count, batch_size, condition={}):
+    """The images 0 .. count-1 of seed 0, as float [count, H, W, C]."""
+    return np.concatenate(list(generator.batches(params, table, 0, np.arange(count), batch_size, condition)))
 
 
 def table(generator, eta=0.0, steps=4):
@@ -54,24 +61,21 @@ def test_it_is_the_sampler_of_the_core_around_the_network(generator):
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_an_image_is_the_same_in_batches_of_any_size(generator, eta):
-    whole, parts = (
-        np.concatenate(list(generator.batches(PARAMS, table(generator, eta), seed=1, count=7, batch_size=size)))
-        for size in (7, 3)
-    )
-    assert whole.shape == (7, 28, 28, 1) and whole.dtype == np.uint8
-    assert np.abs(whole.astype(int) - parts).max() <= 1  # rounding may fall to either side
+    whole, parts = (drawn(generator, PARAMS, table(generator, eta), 7, size) for size in (7, 3))
+    assert whole.shape == (7, 28, 28, 1) and whole.dtype == np.float32
+    np.testing.assert_allclose(whole, parts, rtol=1e-3, atol=1e-3)  # the sums of another batch size are rounded otherwise
     assert len(np.unique(whole, axis=0)) == 7
 
 
 def test_eta_and_steps_of_one_length_compile_once(generator):
     x, keys = generator.latents(0, np.arange(3))
-    before = generator._sample._cache_size()
+    before = generator._compiled._cache_size()
     for eta, steps in ((0.0, "trailing"), (0.7, "quadratic"), (1.0, "leading")):
         tau = schedule.subsequence(1000, 6, steps)
         generator.sample(PARAMS, solvers.ddim(generator.schedule, tau, eta), x, keys)
         generator.sample(PARAMS, solvers.encode(generator.schedule, tau), x, keys)
     generator.sample(make_params(1), table(generator, steps=6), x, keys)
-    assert generator._sample._cache_size() == before + 1
+    assert generator._compiled._cache_size() == before + 1
 
 
 def test_noise_without_keys(generator):
@@ -87,32 +91,77 @@ def test_latents_are_standard_normal_and_of_their_seed(generator):
     assert not np.array_equal(generator.latents(1, np.array([5]))[0][0], x[5])
 
 
+def test_nothing_is_drawn_as_training_draws_it(generator):
+    """At equal seeds, image n's noise at sampler step i used to be the eps of training step n, example i."""
+    _, keys = generator.latents(0, np.arange(3))
+    sampling = {tuple(np.ravel(jax.random.key_data(jax.random.fold_in(key, i)))) for key in keys for i in range(4)}
+    training = set()
+    for step in range(3):  # as `train_step` makes them: the second of five keys is that of the noise
+        key = jax.random.split(jax.random.fold_in(jax.random.key(0), step), 5)[1]
+        training |= {tuple(np.ravel(jax.random.key_data(jax.random.fold_in(key, i)))) for i in range(4)}
+    assert len(sampling) == len(training) == 12 and not sampling & training
+
+
+@pytest.mark.parametrize("seed", [-1, 2**31, 0.5])
+def test_seeds_that_would_be_another_seed(generator, seed):
+    with pytest.raises(ValueError, match="expected a whole number from 0 to 2147483647"):
+        generator.latents(seed, np.arange(1))
+
+
+def test_what_is_not_finite_is_no_image(generator):
+    broken = jax.tree.map(lambda leaf: leaf * np.nan, PARAMS)
+    with pytest.raises(FloatingPointError, match="holds infinite numbers or NaN"):
+        drawn(generator, broken, table(generator), 2, 2)
+
+
 @pytest.mark.slow
 def test_pictures_end_in_the_samples_of_their_latents(generator):
     deterministic = table(generator)
-    samples = np.concatenate(list(generator.batches(PARAMS, deterministic, seed=0, count=4, batch_size=4))).astype(int)
+    samples = drawn(generator, PARAMS, deterministic, 4, 4)
+    pairs = generator.latents(0, np.arange(4))[0].reshape(2, 2, 28, 28, 1)
     chain = pictures.chain(generator, PARAMS, deterministic, seed=0, count=2, stages=3)
-    line = pictures.interpolation(generator, PARAMS, deterministic, seed=0, num=3, rows=2)
-    square = pictures.interpolation_grid(generator, PARAMS, deterministic, seed=0, num=3)
+    line = pictures.interpolation(generator, PARAMS, deterministic, pairs, num=3)
+    square = pictures.interpolation_grid(generator, PARAMS, deterministic, pairs, num=3)
     assert chain.shape[:2] == (2, 3) and line.shape[:2] == (2, 3) and square.shape[:2] == (3, 3)
-    assert np.abs(chain[:, -1] - samples[:2]).max() <= 1  # the last predicted x_0 is the sample
-    assert np.abs(line[:, [0, -1]].reshape(samples.shape) - samples).max() <= 1
-    assert np.abs(square[[0, 0, -1, -1], [0, -1, 0, -1]] - samples).max() <= 1
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-3)
+    close(chain[:, -1], samples[:2])  # the last predicted x_0 is the sample
+    close(line[:, [0, -1]].reshape(samples.shape), samples)
+    close(square[[0, 0, -1, -1], [0, -1, 0, -1]], samples)
+
+
+def test_a_chain_keeps_what_it_shows(generator):
+    """Stages 0, 2 and 3 of four rows: the predictions of the whole trajectory at those."""
+    x, keys = generator.latents(0, np.arange(2))
+    path = generator.trajectory(PARAMS, table(generator, 1.0), x, keys)
+    chain = pictures.chain(generator, PARAMS, table(generator, 1.0), seed=0, count=2, stages=3)
+    np.testing.assert_allclose(chain.swapaxes(0, 1), path.x0[np.array([0, 2, 3])], rtol=1e-4, atol=1e-4)
 
 
 def test_reconstruction_encodes_and_decodes(generator):
-    real = np.random.default_rng(0).integers(0, 256, (2, 28, 28, 1), np.uint8)
+    real = np.asarray(to_float(np.random.default_rng(0).integers(0, 256, (2, 28, 28, 1), np.uint8)))
     tau = schedule.subsequence(1000, 4, "trailing")
-    latents = generator.sample(PARAMS, solvers.encode(generator.schedule, tau), to_float(real))
-    expected = to_uint8(generator.sample(PARAMS, solvers.ddim(generator.schedule, tau), latents))
+    latents = generator.sample(PARAMS, solvers.encode(generator.schedule, tau), real)
+    expected = generator.sample(PARAMS, solvers.ddim(generator.schedule, tau), latents)
     np.testing.assert_array_equal(pictures.reconstruction(generator, PARAMS, tau, real), expected)
 
 
-def test_clipping_keeps_predictions_in_range():
-    clipped = Generator(CONFIG, guided(configuration.make_schedule(CONFIG), clip=True))
+def test_clipping_keeps_predictions_in_range(generator):
+    clipped = configuration.make_model(CONFIG, PARAMS).generator(Guidance(clip=True))
     x, keys = clipped.latents(0, np.arange(2))
     assert np.abs(clipped.trajectory(PARAMS, table(clipped), x).x0).max() <= 1
-    assert np.abs(Generator(CONFIG).trajectory(PARAMS, table(clipped), x).x0).max() > 1
+    assert np.abs(generator.trajectory(PARAMS, table(clipped), x).x0).max() > 1
+
+
+@pytest.mark.parametrize("shape", [(), (2,), (4, 6, 3)])
+def test_examples_of_any_shape(shape):
+    """Points and rectangles, by a network that is a lambda: with eps = c x every step is a multiple of x, as of any shape."""
+    network = Network(lambda key, example: 0.3, lambda params, x, step, condition, key: params * x)
+    generator = Generator(network, schedule.linear(), shape)
+    x, _ = generator.latents(0, np.arange(3))
+    assert x.shape == (3, *shape)
+    found = generator.sample(0.3, table(generator), x)
+    one = generator.sample(0.3, table(generator), np.ones((1, *shape), np.float32))
+    np.testing.assert_allclose(found, x * np.ravel(one)[0], rtol=1e-5)
 
 
 class TestLabels:
@@ -122,34 +171,31 @@ class TestLabels:
         config.model.num_classes = 3
         rng = np.random.default_rng(0)
         shapes = configuration.parameter_shapes(config)
-        return config, jax.tree.map(lambda leaf: (0.1 * rng.normal(size=leaf.shape)).astype(np.float32), shapes)
+        params = jax.tree.map(lambda leaf: (0.1 * rng.normal(size=leaf.shape)).astype(np.float32), shapes)
+        return configuration.make_model(config, params)
 
     def test_each_image_keeps_its_label_in_any_batch(self, model):
-        config, params = model
-        generator, label = Generator(config), np.array([2, 0, 1, 1, 2])
-        together = np.concatenate(list(generator.batches(params, table(generator), 0, 5, 5, {"label": label})))
-        apart = np.concatenate(list(generator.batches(params, table(generator), 0, 5, 2, {"label": label})))
-        assert np.abs(together.astype(int) - apart).max() <= 1
-        other = np.concatenate(list(generator.batches(params, table(generator), 0, 5, 5, {"label": (label + 1) % 3})))
-        assert np.abs(together.astype(int) - other).max() > 1
+        generator, label = model.generator(), np.array([2, 0, 1, 1, 2])
+        together, apart = (drawn(generator, model.params, table(generator), 5, size, {"label": label}) for size in (5, 2))
+        np.testing.assert_allclose(together, apart, rtol=1e-3, atol=1e-3)
+        other = drawn(generator, model.params, table(generator), 5, 5, {"label": (label + 1) % 3})
+        assert np.abs(together - other).max() > 1e-2
 
     def test_guidance_of_no_weight_is_the_network_without_labels(self, model):
         """Ho & Salimans: weight 0 is the unconditional network, which is also what it says to the label num_classes."""
-        config, params = model
-        plain, unguided = Generator(config), Generator(config, guided(configuration.make_schedule(config), weight=0.0))
+        plain, unguided, params = model.generator(), model.generator(Guidance(weight=0.0)), model.params
         x, _ = plain.latents(0, np.arange(2))
         label = {"label": np.array([1, 2])}
         expected = plain.sample(params, table(plain), x)
-        np.testing.assert_allclose(unguided.sample(params, table(plain), x, given=label), expected, rtol=1e-4, atol=1e-4)
-        np.testing.assert_allclose(
-            plain.sample(params, table(plain), x, given={"label": np.array([3, 3])}), expected, rtol=1e-4, atol=1e-4
-        )
-        assert np.abs(plain.sample(params, table(plain), x, given=label) - expected).max() > 1e-2
+        close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
+        close(unguided.sample(params, table(plain), x, condition=label), expected)
+        close(plain.sample(params, table(plain), x, condition={"label": np.array([3, 3])}), expected)
+        assert np.abs(plain.sample(params, table(plain), x, condition=label) - expected).max() > 1e-2
 
 
 class TestWeights:
     def test_round_trip(self, tmp_path):
-        model = weights.Model(CONFIG, PARAMS)
+        model = weights.Weights(CONFIG, PARAMS)
         weights.save(tmp_path / "exact.safetensors", model)
         jax.tree.map(np.testing.assert_array_equal, weights.load(tmp_path / "exact.safetensors").params, PARAMS)
         weights.save(tmp_path / "half.safetensors", model, dtype="bfloat16")
@@ -163,7 +209,7 @@ class TestWeights:
     @pytest.mark.parametrize("with_digest", [True, False])
     def test_a_truncated_file_is_refused(self, tmp_path, with_digest):
         path = tmp_path / "w.safetensors"
-        weights.save(path, weights.Model(CONFIG, PARAMS))
+        weights.save(path, weights.Weights(CONFIG, PARAMS))
         path.write_bytes(path.read_bytes()[:-100])
         if not with_digest:
             path.with_name("w.safetensors.sha256").unlink()
@@ -172,7 +218,7 @@ class TestWeights:
 
     def test_a_flipped_bit_is_found(self, tmp_path):
         path = tmp_path / "w.safetensors"
-        weights.save(path, weights.Model(CONFIG, PARAMS))
+        weights.save(path, weights.Weights(CONFIG, PARAMS))
         data = bytearray(path.read_bytes())
         data[-50] ^= 1
         path.write_bytes(data)
@@ -182,12 +228,19 @@ class TestWeights:
     def test_weights_of_another_network_and_files_of_others_are_refused(self, tmp_path):
         other = tiny.get_config()
         other.model.channels = 64
-        weights.save(tmp_path / "other.safetensors", weights.Model(other, PARAMS))
+        weights.save(tmp_path / "other.safetensors", weights.Weights(other, PARAMS))
         with pytest.raises(ValueError, match=r"conv_in.kernel: float32\[3, 3, 16, 32\], expected float32\[3, 3, 16, 64\]"):
             weights.load(tmp_path / "other.safetensors")
         safetensors.flax.save_file({"a": jnp.ones(2)}, tmp_path / "foreign.safetensors")
         with pytest.raises(ValueError, match="holds no ddim_jax configuration"):
             weights.load(tmp_path / "foreign.safetensors")
+
+    def test_weights_that_are_not_finite_are_refused(self, tmp_path):
+        broken = jax.tree.map(np.copy, PARAMS)
+        broken["conv_in"]["bias"][0] = np.nan
+        weights.save(tmp_path / "nan.safetensors", weights.Weights(CONFIG, broken))
+        with pytest.raises(ValueError, match="holds NaN or infinite numbers in conv_in.bias"):
+            weights.load(tmp_path / "nan.safetensors")
 
     def test_a_folder_without_a_run(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="no config.json"):
@@ -199,16 +252,14 @@ def test_eight_devices_draw_the_images_of_one(generator, tmp_path):
     """In a process of its own; seven images, which eight devices do not divide."""
     script = """
 import sys, jax, numpy as np
-from ddim_jax.inference.generate import Generator
-from ddim_jax.inference.guided import guided
 from tests.inference import test_generate as t
 assert jax.local_device_count() == 8
-g = Generator(t.CONFIG)
-np.save(sys.argv[1], np.concatenate(list(g.batches(t.PARAMS, t.table(g, 1.0), seed=1, count=7, batch_size=7))))
+generator = t.configuration.make_model(t.CONFIG, t.PARAMS).generator()
+np.save(sys.argv[1], t.drawn(generator, t.PARAMS, t.table(generator, 1.0), 7, 7))
 """
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8"}
     subprocess.run(
         [sys.executable, "-c", script, str(tmp_path / "eight.npy")], cwd=ROOT, env=environment, check=True, timeout=300
     )
-    one = np.concatenate(list(generator.batches(PARAMS, table(generator, 1.0), seed=1, count=7, batch_size=7)))
-    assert np.abs(np.load(tmp_path / "eight.npy").astype(int) - one).max() <= 1
+    one = drawn(generator, PARAMS, table(generator, 1.0), 7, 7)
+    np.testing.assert_allclose(np.load(tmp_path / "eight.npy"), one, rtol=1e-3, atol=1e-3)

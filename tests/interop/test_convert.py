@@ -15,9 +15,8 @@ import torch
 from flax import traverse_util
 
 from configs import cifar10
-from ddim_jax import configuration, interop
+from ddim_jax import configuration, interop, weights
 from ddim_jax.diffusion import solvers
-from ddim_jax.inference import weights
 from ddim_jax.inference.generate import Generator
 from ddim_jax.inference.guided import guided
 from ddim_jax.interop import files, to_diffusers
@@ -30,7 +29,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 def make_model(**changes):
     """A small network of ours with random parameters, none of which is 0; changes are of config.model or config.diffusion."""
     config = cifar10.get_config()
-    config.data.update(image_size=8)
+    config.data.update(image_size=(8, 8))
     config.model.update(channels=32, multipliers=(1, 2), num_blocks=1, attention_sides=(4,), dtype="float32")
     for section in (config.model, config.diffusion, config.sampling):
         section.update({name: value for name, value in changes.items() if name in section})
@@ -40,7 +39,7 @@ def make_model(**changes):
         scale = 0.3 if leaf.ndim == 1 else np.prod(leaf.shape[:-1]) ** -0.5
         return jax.numpy.asarray(scale * rng.normal(size=leaf.shape), leaf.dtype)
 
-    return weights.Model(config, jax.tree.map(draw, configuration.parameter_shapes(config)))
+    return weights.Weights(config, jax.tree.map(draw, configuration.parameter_shapes(config)))
 
 
 @pytest.fixture(scope="module")

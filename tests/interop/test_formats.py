@@ -8,8 +8,7 @@ import torch
 from flax import traverse_util
 
 from configs import cifar10
-from ddim_jax import interop
-from ddim_jax.inference import weights
+from ddim_jax import configuration, interop, weights
 from tests.interop import published
 
 SHAPE = published.TWICE
@@ -70,7 +69,7 @@ def test_what_the_papers_tensors_tell(name, size, tmp_path):
     shape = published.ALL[name] | dict(size=size, attention_sides=(16,))
     torch.save(published.Original(**shape).state_dict(), tmp_path / "model.ckpt")
     config = interop.read(tmp_path / "model.ckpt").config
-    assert (config.data.image_size, config.data.channels) == (size, 3)
+    assert configuration.image_shape(config) == (size, size, 3)
     assert config.model.to_dict() | dict(dropout=0.0, dtype="float32") == cifar10.get_config().model.to_dict() | dict(
         channels=32, multipliers=shape["multipliers"], dropout=0.0, dtype="float32"
     )

@@ -11,8 +11,7 @@ from tests.interop import published
 SCRIPT = """
 import pathlib, re, sys
 import jax
-from ddim_jax import interop
-from ddim_jax.inference import weights
+from ddim_jax import interop, weights
 from ddim_jax.interop import to_diffusers
 
 def peak():  # of this process alone; getrusage would begin with that of the one which started it

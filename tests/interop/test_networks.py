@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from configs import cifar10
-from ddim_jax import interop
+from ddim_jax import configuration, interop
 from ddim_jax.diffusion import solvers
 from ddim_jax.inference.generate import Generator
 from ddim_jax.inference.guided import guided
@@ -42,7 +42,7 @@ def test_the_papers_network(name, tmp_path):
     torch.save(module.state_dict(), tmp_path / "model.ckpt")
     # The published ones attend at a side of 16, which tells their size; the others are not published.
     model = interop.read(tmp_path / "model.ckpt", image_size=None if name in ("CIFAR10", "CELEBA") else shape["size"])
-    assert model.config.data.image_size == shape["size"]
+    assert configuration.image_shape(model.config)[:2] == 2 * (shape["size"],)
     x, step = published.inputs(shape)
     expected = outputs(module, x, step)
     assert expected.std() > 0.3  # not a network at its zero initialisation

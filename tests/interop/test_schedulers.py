@@ -71,7 +71,7 @@ def our_samples(config, x, steps, variance=None):
     tau = schedule.subsequence(made.num_steps, steps, config.sampling.spacing)
     numbers = jnp.asarray(tau[:0:-1] - 1)  # as the network is asked for them
     network = lambda x, step: jnp.asarray(OUTPUTS.numpy())[jnp.argmax(numbers == jnp.ravel(step)[0])]
-    predict = configuration.make_predictor(config, process.number_from_zero(network))
+    predict = process.make_predictor(made, process.number_from_zero(network), config.diffusion.prediction)
     predict = process.clip_x0(made, predict) if config.sampling.clip else predict
     table = solvers.ddim(made, tau, 0.0) if variance is None else solvers.ddpm(made, tau, variance)
     assert variance is None or not np.any(table.noise[-1])

@@ -18,19 +18,20 @@ GRADIENTS = """
 import functools, jax, jax.numpy as jnp, numpy as np, optax
 from ddim_jax.diffusion import schedule
 from ddim_jax.models.unet import UNet
+from ddim_jax.training import preparing
 from ddim_jax.training.step import init_state, train_step
 
 assert jax.local_device_count() == 8
 unet = UNet(channels=32, multipliers=(1,), num_blocks=1, attention_sides=(), dropout=0.0)
-batch = np.random.default_rng(0).normal(size=(16, 4, 4, 1)).astype(np.float32)
+batch = np.random.default_rng(0).integers(0, 256, (16, 4, 4, 1), np.uint8)
 rng = np.random.default_rng(1)
-shapes = jax.eval_shape(unet.init, jax.random.key(0), batch[:1], jnp.zeros(1, jnp.int32))["params"]
+shapes = jax.eval_shape(unet.init, jax.random.key(0), jnp.zeros((1, 4, 4, 1)), jnp.zeros(1, jnp.int32))["params"]
 params = jax.tree.map(lambda leaf: (0.1 * rng.normal(size=leaf.shape)).astype(np.float32), shapes)
 optimizer = optax.trace(decay=0.0)  # keeps the last gradient as its state
 state = jax.device_get(init_state(params, optimizer, 5))
 step = functools.partial(
-    train_step, apply_fn=lambda p, x, t, label, key: unet.apply({"params": p}, x, t), optimizer=optimizer,
-    schedule=schedule.linear(), ema_decay=0.9, flip=True,
+    train_step, apply_fn=lambda p, x, t, condition, key: unet.apply({"params": p}, x, t), optimizer=optimizer,
+    schedule=schedule.linear(), ema_decay=0.9, prepare=functools.partial(preparing.images, flip=True),
 )
 alone, alone_metrics = jax.jit(step)(state, batch)
 mapped = jax.pmap(functools.partial(step, axis_name="d"), axis_name="d", in_axes=(None, 0), out_axes=None)

@@ -1,5 +1,6 @@
 """Whole runs of the loop on a tiny network."""
 
+import functools
 import json
 import os
 import pathlib
@@ -15,9 +16,10 @@ import pytest
 
 from ddim_jax import configuration
 from ddim_jax.data import batches, sources
+from ddim_jax.runs import train_config
+from ddim_jax.training import loop
 from ddim_jax.training.checkpoints import Checkpoints, DamagedCheckpoint
-from ddim_jax.training.checks import DivergedError
-from ddim_jax.training.loop import feed, train
+from ddim_jax.training.loop import DivergedError
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -25,12 +27,8 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 def config(**training):
     result = tiny.get_config()
-    result.training.update(training)
+    result.training.update(dict(sample_every=10**9) | training)  # no pictures, which take another program
     return result
-
-
-def blank(params):
-    return np.zeros((4, 4, 1), np.uint8)
 
 
 def assert_same(a, b):
@@ -41,14 +39,17 @@ def assert_same(a, b):
 def whole(tmp_path_factory):
     """Eight steps without a break: the folder and the last state."""
     workdir = tmp_path_factory.mktemp("whole")
-    return workdir, train(config(), workdir, blank)
+    return workdir, train_config(config(sample_every=8), workdir)
 
 
 def test_what_a_run_leaves_behind(whole):
     workdir, state = whole
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 6, 8]
-    assert all(line["loss"] > 0 and line["images_per_second"] > line["steps_per_second"] > 0 for line in lines)
+    assert all(line["loss"] > 0 for line in lines)
+    assert all(line["images_per_second"] > line["steps_per_second"] > 0 for line in lines)
+    # Warm-up over 2 steps to 1e-3: the rates of steps 1, 2, 3, ... are 0, 0.5e-3, 1e-3, ...
+    np.testing.assert_allclose([line["learning_rate"] for line in lines], [0.5e-3, 1e-3, 1e-3, 1e-3], rtol=1e-6)
     assert (workdir / "samples" / "step_0000008.png").exists()
     assert list((workdir / "tensorboard").glob("events.*"))
     assert configuration.load(workdir / "config.json").training.steps == 8
@@ -59,31 +60,31 @@ def test_what_a_run_leaves_behind(whole):
 
 def test_the_step_is_compiled_once(tmp_path, caplog):
     with jax.log_compiles():
-        train(config(sample_every=100), tmp_path, blank)
+        train_config(config(), tmp_path)
     names = [record.getMessage().split(" with ")[0] for record in caplog.records if "Compiling" in record.getMessage()]
     assert len(names) == 2, names  # the first state, and the step: not again for the state that it returned
 
 
 @pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_same_bits(whole, tmp_path):
-    train(config(steps=4), tmp_path, blank)
-    assert_same(train(config(), tmp_path, blank), whole[1])
+    train_config(config(steps=4), tmp_path)
+    assert_same(train_config(config(), tmp_path), whole[1])
     steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert steps == [2, 4, 6, 8]
 
 
 @pytest.mark.slow
 def test_resuming_drops_what_was_logged_after_the_checkpoint(whole, tmp_path):
-    train(config(steps=4), tmp_path, blank)
+    train_config(config(steps=4), tmp_path)
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 6, "loss": 99.0}\n{"step": 8, "lo')  # logged by a process that was killed in mid-write
-    train(config(), tmp_path, blank)
+    train_config(config(), tmp_path)
     losses = {json.loads(line)["step"]: json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").open()}
     assert sorted(losses) == [2, 4, 6, 8] and losses[6] < 99
 
 
 def test_a_finished_run_has_nothing_left_to_do(whole, tmp_path):
-    assert_same(train(config(), whole[0], blank), whole[1])
+    assert_same(train_config(config(), whole[0]), whole[1])
 
 
 @pytest.mark.slow
@@ -93,18 +94,18 @@ def test_streamed_images_train_to_the_same_bits_as_those_in_memory(whole, tmp_pa
         __len__ = lambda self: len(self.digits)
         __getitem__ = lambda self, i: self.digits[i]
 
-    monkeypatch.setattr(sources, "load", lambda data: Slow())
-    assert_same(train(config(), tmp_path, blank), whole[1])
+    monkeypatch.setattr(sources, "load", lambda *names, **options: Slow())
+    assert_same(train_config(config(), tmp_path), whole[1])
 
 
 @pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(tmp_path):
-    good = train(config(steps=4), tmp_path, blank)
+    good = train_config(config(steps=4), tmp_path)
     saved = configuration.load(tmp_path / "config.json")
     saved.training.learning_rate = 1e30  # such a step overflows
     configuration.save(saved, tmp_path / "config.json")
     with pytest.raises(DivergedError, match="step 4 is kept.*smaller learning_rate"):
-        train(config(learning_rate=1e30), tmp_path, blank)
+        train_config(config(learning_rate=1e30), tmp_path)
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         assert checkpoints.latest_step() == 4
         assert_same(checkpoints.restore(good), good)
@@ -114,28 +115,28 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(t
     "change, message",
     [
         (dict(batch_size=16), r"config.training.batch_size was 8, now 16"),
-        (dict(learning_rate=0.5), r"config.training.learning_rate was 0.001, now 0.5.*another --workdir"),
+        (dict(learning_rate=0.5), r"config.training.learning_rate was 0.001, now 0.5.*--config.training.initial_weights="),
     ],
 )
 def test_another_configuration_does_not_go_on_with_a_run(whole, change, message):
     with pytest.raises(ValueError, match=message):
-        train(config(**change), whole[0], blank)
+        train_config(config(**change), whole[0])
 
 
 @pytest.mark.parametrize(
     "change, message",
     [
-        (dict(steps=7), "steps is 7; it must be a multiple of steps_per_call = 2"),
-        (dict(checkpoint_every=3), "checkpoint_every is 3"),
-        (dict(log_every=0), "log_every is 0"),
+        (dict(steps=0), "config.training.steps is 0; it must lie between 1"),
+        (dict(log_every=0), "config.training.log_every is 0; it must lie between 1"),
         (dict(batch_size=0), "batch_size is 0; it must lie between 1"),
+        (dict(dtype="float17"), "config.training.dtype is 'float17'; expected one of float32, bfloat16"),
         (dict(seed=-1), "seed is -1; it must lie between 0"),
         (dict(ema_decay=1.5), "ema_decay is 1.5; it must lie between 0 and 1"),
     ],
 )
 def test_numbers_that_do_not_go_together(tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
-        train(config(**change), tmp_path, blank)
+        train_config(config(**change), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -148,11 +149,11 @@ def damage(path: pathlib.Path, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["flipped bit", "truncated"])
 def test_a_damaged_checkpoint_is_not_used(tmp_path, how):
-    train(config(), tmp_path, blank)
+    train_config(config(), tmp_path)
     state = [path for path in (tmp_path / "checkpoints" / "8" / "state").rglob("*") if path.is_file()]
     damage(max(state, key=lambda path: path.stat().st_size), how)
     with pytest.raises(DamagedCheckpoint, match=r"checkpoints/8 is damaged.*Delete that folder to resume from .*step 4"):
-        train(config(), tmp_path, blank)
+        train_config(config(), tmp_path)
 
 
 def test_a_checkpoint_of_another_network_does_not_fit(whole, tmp_path):
@@ -162,7 +163,7 @@ def test_a_checkpoint_of_another_network_does_not_fit(whole, tmp_path):
     (tmp_path / "checkpoints").symlink_to(workdir / "checkpoints")
     configuration.save(other, tmp_path / "config.json")
     with pytest.raises(ValueError, match=r"ema.conv_in.kernel: float32\[3, 3, 16, 32\], expected float32\[3, 3, 16, 64\]"):
-        train(other, tmp_path, blank)
+        train_config(other, tmp_path)
 
 
 def run(workdir, *overrides, wait=True):
@@ -211,11 +212,48 @@ def test_a_killed_run_resumes_to_the_bits_of_one_that_was_not(tmp_path, number):
         np.testing.assert_array_equal(a[name], b[name], err_msg=f"{name}, killed at step {moment}")
 
 
-def test_calls_end_at_multiples_wherever_a_run_stopped():
-    """A run that stopped on a CPU, where every step is a call, goes on where a call takes several: the log is due at multiples."""
-    run = config(steps=8).training
-    calls = list(feed(np.zeros((20, 4, 4, 1), np.uint8), None, run, start=3, steps_per_call=2))
-    assert [call[0].shape[1] for call in calls] == [1, 2, 2]
-    together = np.concatenate([call[0].swapaxes(0, 1).reshape(-1, 8) for call in calls])
-    expected = [batches.batch_indices(20, 8, run.seed, step) for step in range(3, 8)]
-    np.testing.assert_array_equal(together, expected)
+def test_calls_end_where_something_is_due():
+    """After 20 steps at most, at multiples of 30 (checkpoints) and 50 (the log), and at the end; from any start."""
+    assert list(loop._call_ends(0, 125, 20, [30, 50])) == [20, 30, 50, 60, 80, 90, 100, 120, 125]
+    assert list(loop._call_ends(47, 70, 20, [30, 50])) == [50, 60, 70]
+
+
+def test_each_call_is_fed_the_batches_of_its_steps():
+    """Calls of fewer steps are filled up: each [devices, 4, B / devices], of which the first steps count."""
+    calls = list(loop._feed(np.zeros((20, 4, 4, 1), np.uint8), 8, 0, 3, [5, 8, 9], 4))
+    assert [call.shape for call in calls] == [(1, 4, 8)] * 3
+    together = np.concatenate([call[0, :count] for call, count in zip(calls, (2, 3, 1))])
+    np.testing.assert_array_equal(together, [batches.batch_indices(20, 8, 0, step) for step in range(3, 9)])
+
+
+@pytest.mark.slow
+def test_several_steps_a_call_are_the_steps_of_single_ones(tmp_path):
+    """3 steps a call, with checkpoints every 4: calls end at 3, 4, 6, 8. A program of its own, so rounding may differ."""
+    task = configuration.make_task(config())._replace(hooks=())
+    numbers = dict(steps=8, batch_size=8, log_every=100, checkpoint_every=4)
+    one = loop.train(task, tmp_path / "one", **numbers)
+    three = loop.train(task, tmp_path / "three", steps_per_call=3, **numbers)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), three, one)
+    with Checkpoints(tmp_path / "three" / "checkpoints", read_only=True) as checkpoints:
+        assert checkpoints.latest_step() == 8
+
+
+def test_a_run_goes_on_under_its_own_seed_alone(whole):
+    task = configuration.make_task(config())._replace(hooks=())
+    with pytest.raises(ValueError, match="has the seed 0, now it is 1"):
+        loop.train(task, whole[0], steps=8, batch_size=8, seed=1)
+
+
+@pytest.mark.parametrize(
+    "numbers, message",
+    [
+        (dict(seed=-1), r"the seed is -1; expected a whole number from 0 to 2147483647"),
+        (dict(steps_per_call=0), "expected whole numbers of at least 1"),
+        (dict(batch_size=0), "batch_size is 0, which the 1 devices here do not divide; try 1"),
+    ],
+)
+def test_numbers_of_a_run_that_cannot_work(tmp_path, numbers, message):
+    task = configuration.make_task(config())._replace(hooks=())
+    with pytest.raises(ValueError, match=message):
+        loop.train(task, tmp_path, **(dict(steps=8, batch_size=8) | numbers))
+    assert not list(tmp_path.iterdir())

@@ -5,17 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddim_jax import configuration
-from ddim_jax.data import sources
+from ddim_jax import configuration, weights
 from ddim_jax.diffusion.schedule import linear
-from ddim_jax.inference import weights
-from ddim_jax.training.loop import train
+from ddim_jax.runs import train_config
 from ddim_jax.training.step import init_state, make_optimizer, train_step
 from tests import tiny
-
-
-def blank(params):
-    return np.zeros((4, 4, 1), np.uint8)
 
 
 def config(**parts):
@@ -40,31 +34,31 @@ def random_params(made, seed=0):
 ], ids=["classes", "v at zero SNR", "x0, cosine, min-SNR", "three categories"])  # fmt: skip
 def test_every_kind_of_run_trains_and_draws(tmp_path, parts):
     """All parameters move, the loss is finite, and the grid of samples is drawn from what was trained."""
-    from ddim_jax.inference.pictures import training_grid
-
     made = config(**parts)
     start = random_params(made)
-    end = train(made, tmp_path, training_grid(made), initial=lambda: start)
+    weights.save(tmp_path / "start.safetensors", weights.Weights(made, start))
+    made.training.initial_weights = str(tmp_path / "start.safetensors")
+    end = train_config(made, tmp_path / "run")
     moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), start, end.params)
     still = {"/".join(str(key.key) for key in path) for path, m in jax.tree_util.tree_leaves_with_path(moved) if not m}
     assert all(name.endswith("attention/k/bias") for name in still)  # softmax does not see it: its gradient is rounding, or 0
-    assert (tmp_path / "samples" / "step_0000002.png").exists()
-    assert weights.from_workdir(tmp_path).config.diffusion == made.diffusion
+    assert (tmp_path / "run" / "samples" / "step_0000002.png").exists()
+    assert weights.from_workdir(tmp_path / "run").config.diffusion == made.diffusion
 
 
 @pytest.mark.slow
 def test_a_run_begins_with_the_weights_it_is_given(tmp_path):
     """At a learning rate of 0 it ends with them too, in its average as well."""
     made = config(training=dict(learning_rate=0.0))
-    weights.save(tmp_path / "first.safetensors", weights.Model(made, random_params(made)))
+    weights.save(tmp_path / "first.safetensors", weights.Weights(made, random_params(made)))
     made.training.initial_weights = str(tmp_path / "first.safetensors")
-    end = train(made, tmp_path / "run", blank, lambda: weights.initial(made))
+    end = train_config(made, tmp_path / "run")
     for params in (end.params, end.ema):
         jax.tree.map(np.testing.assert_array_equal, params, random_params(made))
 
 
 def test_weights_of_another_network_are_no_beginning(tmp_path):
-    weights.save(tmp_path / "w.safetensors", weights.Model(config(), random_params(config())))
+    weights.save(tmp_path / "w.safetensors", weights.Weights(config(), random_params(config())))
     other = config(model=dict(channels=64), training=dict(initial_weights=str(tmp_path / "w.safetensors")))
     with pytest.raises(ValueError, match=r"does not fit this configuration.*\n.*expected float32\[64"):
         weights.initial(other)
@@ -74,7 +68,7 @@ def test_weights_of_another_network_are_no_beginning(tmp_path):
 def test_a_network_that_is_to_learn_classes_begins_as_the_same_function(tmp_path):
     """Labels added to weights without them say nothing yet: for any of them the output is that of the old network."""
     old, new = config(), config(model=dict(num_classes=10))
-    weights.save(tmp_path / "w.safetensors", weights.Model(old, random_params(old)))
+    weights.save(tmp_path / "w.safetensors", weights.Weights(old, random_params(old)))
     new.training.initial_weights = str(tmp_path / "w.safetensors")
     x, step = jax.random.normal(jax.random.key(0), (2, 28, 28, 1)), jnp.array([3, 900])
     expected = configuration.make_unet(old).apply({"params": random_params(old)}, x, step)
@@ -86,16 +80,16 @@ def test_a_network_that_is_to_learn_classes_begins_as_the_same_function(tmp_path
 def test_labels_are_withheld_as_often_as_asked_and_arrive_with_their_images():
     seen = []
 
-    def spy(params, x, step, label, key):
-        jax.debug.callback(lambda label: seen.append(np.asarray(label)), label)
+    def spy(params, x, step, condition, key):
+        jax.debug.callback(lambda label: seen.append(np.asarray(label)), condition["label"])
         return params * x
 
     optimizer, n = make_optimizer(1e-3, 1, 1.0), 2000
     label = jnp.arange(n) % 10
     state = init_state(jnp.float32(1), optimizer, 0)
     run = lambda share: train_step(  # noqa: E731
-        state, jnp.zeros((n, 2, 2, 1)), label, apply_fn=spy, optimizer=optimizer, schedule=linear(), ema_decay=0.9,
-        no_label=10, label_dropout=share,
+        state, {"x0": jnp.zeros((n, 2, 2, 1)), "label": label}, apply_fn=spy, optimizer=optimizer, schedule=linear(),
+        ema_decay=0.9, null={"label": 10}, condition_dropout=share,
     )  # fmt: skip
     for share in (0.0, 0.3):
         seen.clear()
@@ -125,7 +119,7 @@ def test_labels_are_withheld_as_often_as_asked_and_arrive_with_their_images():
 )
 def test_what_does_not_go_together_is_refused_before_training(tmp_path, parts, message):
     with pytest.raises(ValueError, match=message):
-        train(config(**parts), tmp_path, blank)
+        train_config(config(**parts), tmp_path)
     assert not (tmp_path / "config.json").exists()
 
 
@@ -136,8 +130,9 @@ def test_labels_of_a_folder_are_its_subfolders(tmp_path):
         path = tmp_path / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("L", (28, 28)).save(path)
-    data = tiny.get_config().data
-    data.update(name="folder", directory=str(tmp_path))
-    np.testing.assert_array_equal(sources.labels(data, 3), [0, 1, 2, 2])  # ant/2, bee/deep/3, cat/0, cat/1
+    made = config(data=dict(name="folder", directory=str(tmp_path)), model=dict(num_classes=3))
+    source = configuration.make_source(made)
+    np.testing.assert_array_equal(source["label"], [0, 1, 2, 2])  # ant/2, bee/deep/3, cat/0, cat/1
+    made.model.num_classes = 4
     with pytest.raises(ValueError, match="num_classes is 4, but 'folder' has 3 classes"):
-        sources.labels(data, 4)
+        configuration.make_source(made)
