@@ -9,15 +9,16 @@ probability with which x_t is kept: at most (1 - a_s) / (1 - a_t), where the way
 anew. Steps t, s are whole numbers or [B]. The schedule may end at alpha_bar[T] = 0: x_T is then even noise.
 """
 
-from typing import Callable, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
-from ddim_jax.diffusion.process import check_std, noise_scale, signal_scale
-from ddim_jax.diffusion.schedule import Schedule
-from ddim_jax.diffusion.solvers.table import pairs
+from ddim_jax.diffusion.process import EpsFn, check_std, noise_scale, signal_scale
+from ddim_jax.diffusion.scan import Record, Step, scan_rows
+from ddim_jax.diffusion.schedule import Schedule, pairs
 
 ProbabilityFn = Callable[[jax.Array, jax.Array], jax.Array]  # (x [B, ..., K] one-hot, t [B]) -> f [B, ..., K], sums to 1
 
@@ -74,15 +75,33 @@ def table(schedule: Schedule, tau, eta: float = 0.0) -> CategoricalTable:
 
 def sample(f: ProbabilityFn, table: CategoricalTable, x: jax.Array, key: jax.Array) -> jax.Array:
     """Takes one-hot x [B, ..., K] through the table with one scan; `key` is one random key, or one for each example [B]."""
-    keys = key if key.ndim else jax.random.split(key, len(x))
+    return run(f, table, x, key, lambda step: None)[0]
 
-    def step(x, row):
-        i, w = row
-        probabilities = w.keep * x + w.x0 * f(x, jnp.full(len(x), w.t)) + w.noise / x.shape[-1]
-        return draw(jax.vmap(jax.random.fold_in, (0, None))(keys, i), probabilities), None
 
-    rows = jax.tree.map(lambda column: jnp.asarray(column, x.dtype if column.dtype.kind == "f" else None), table)
-    return jax.lax.scan(step, x, (jnp.arange(len(table.t)), rows))[0]
+def run(
+    f: ProbabilityFn, table: CategoricalTable, x: jax.Array, key: jax.Array, record: Record, rows: ArrayLike | None = None
+) -> tuple[jax.Array, Any]:
+    """As `sample`, with what `record` keeps of the rows on the way: returns (x [B, ..., K], records).
+
+    f:      (x [B, ..., K], t [B]) -> the probabilities of x_0 [B, ..., K].
+    table:  the steps, as `table` of this module writes them.
+    x:      [B, ..., K] one-hot, where the first row starts.
+    key:    one typed random key, or one for each example [B].
+    record: Step -> what to keep of a row, any pytree of arrays; `x0` of a Step is f(x_t), and its `eps` is None.
+    rows:   int [R], rising: the rows to keep a record of, so that memory is for R records. None (the default) keeps all S.
+
+    Raises ValueError for rows that do not rise or lie outside the table.
+    """
+    keys = key if key.ndim else jax.random.split(key, x.shape[0])
+
+    def advance(x, i, w):
+        x0 = f(x, jnp.full(x.shape[0], w.t))
+        probabilities = w.keep * x + w.x0 * x0 + w.noise / x.shape[-1]
+        x = draw(jax.vmap(jax.random.fold_in, (0, None))(keys, i), probabilities)
+        return x, Step(i, x, x0, None)
+
+    weights = {column: jnp.asarray(getattr(table, column), x.dtype) for column in ("keep", "x0", "noise")}
+    return scan_rows(advance, x, table._replace(**weights), record, rows)
 
 
 def draw(keys: jax.Array, probabilities: jax.Array) -> jax.Array:
@@ -110,6 +129,24 @@ def cross_entropy(schedule: Schedule, logits_fn: ProbabilityFn, x0, t, keys) -> 
     x_t = draw(keys, marginal(schedule, x0, t))
     loss = -jnp.sum(x0 * jax.nn.log_softmax(logits_fn(x_t, t)), axis=-1)
     return jnp.mean(loss, axis=range(1, loss.ndim))
+
+
+def by_category(network: EpsFn) -> EpsFn:
+    """A network of images [B, H, W, C K] as one of one-hot values [B, H, W, C, K]."""
+    return lambda x, t: network(x.reshape(*x.shape[:-2], -1), t).reshape(x.shape)
+
+
+def drawn_loss(schedule: Schedule, network: EpsFn, x0, t, keys, *, categories: int) -> jax.Array:
+    """`cross_entropy` of each example's values in `categories` bins, x_t drawn from its own key: [B], in nats.
+
+    schedule:   the noise schedule.
+    network:    (x [B, H, W, C K], t [B]) -> logits [B, H, W, C K], K numbers for each of C channels.
+    x0:         [B, H, W, C] in [-1, 1].
+    t:          int [B] in 1..T.
+    keys:       typed random keys [B].
+    categories: K, the number of bins.
+    """
+    return cross_entropy(schedule, by_category(network), one_hot(x0, categories), t, keys)
 
 
 def one_hot(x, categories: int) -> jax.Array:

@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddim_jax.diffusion.process import Predict, noise_scale, q_sample, signal_scale
-from ddim_jax.diffusion.schedule import Schedule
-from ddim_jax.diffusion.solvers.table import pairs
+from ddim_jax.diffusion.process import EpsFn, Predict, make_predictor, noise_scale, q_sample, signal_scale
+from ddim_jax.diffusion.schedule import Schedule, pairs
 
 
 def target_x0(schedule: Schedule, teacher: Predict, x_t, t, m, s) -> jax.Array:
@@ -43,3 +42,24 @@ def distillation_loss(schedule: Schedule, student: Predict, teacher: Predict, ta
     error = jnp.mean(jnp.square(student(x_t, t).x0 - target), axis=range(1, x0.ndim))
     snr = schedule.alpha_bar[1:] / (1 - schedule.alpha_bar[1:])
     return jnp.asarray(np.maximum(snr, 1), error.dtype)[t - 1] * error
+
+
+def drawn_loss(
+    schedule: Schedule, network: EpsFn, x0, t, keys, teacher: EpsFn, *, tau, prediction: str = "eps"
+) -> jax.Array:
+    """`distillation_loss` of each example, with eps drawn from its own key: [B].
+
+    schedule:   the noise schedule, of teacher and student alike.
+    network:    the student, (x [B, ...], t [B]) -> [B, ...], which predicts what `prediction` names.
+    x0:         [B, ...] in [-1, 1].
+    t:          int [B] in 1..T; each chooses the student's step that covers it.
+    keys:       typed random keys [B].
+    teacher:    a network of the same kind.
+    tau:        int [2N+1], the teacher's steps; the student takes every other one.
+    prediction: what both networks predict: "eps", "x0" or "v".
+
+    Raises ValueError as `distillation_loss` and `process.make_predictor` do.
+    """
+    eps = jax.vmap(lambda key: jax.random.normal(key, x0.shape[1:]))(keys)
+    student, teaches = (make_predictor(schedule, each, prediction) for each in (network, teacher))
+    return distillation_loss(schedule, student, teaches, tau, x0, t, eps)

@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ddim_jax.diffusion.process import forward_posterior, q_sample, reverse_posterior
-from ddim_jax.diffusion.schedule import Schedule
-from ddim_jax.diffusion.solvers.table import pairs
+from ddim_jax.diffusion.schedule import Schedule, pairs
 
 
 def sample_down(schedule: Schedule, x0, tau, std, key) -> jax.Array:

@@ -26,8 +26,7 @@ from ddim_jax.diffusion.process import (
     reverse_posterior,
     signal_scale,
 )
-from ddim_jax.diffusion.schedule import Schedule
-from ddim_jax.diffusion.solvers.table import pairs
+from ddim_jax.diffusion.schedule import Schedule, pairs
 
 
 class Bound(NamedTuple):

@@ -40,11 +40,17 @@ def min_snr_weight(schedule: Schedule, t, prediction: str = "eps", gamma: float 
 
 
 def drawn_loss(
-    schedule: Schedule, network: EpsFn, x0, t, keys, label=None, *, prediction: str = "eps", min_snr_gamma: float = 0.0
-):
-    """`denoising_loss` of each example with the eps that its own of keys [B] draws, and Min-SNR weights for a gamma > 0: [B].
+    schedule: Schedule, network: EpsFn, x0, t, keys, *, prediction: str = "eps", min_snr_gamma: float = 0.0
+) -> jax.Array:
+    """`denoising_loss` of each example, with eps drawn from its own key: [B].
 
-    `label` is for objectives that ask a second network: this one has been told.
+    schedule:      the noise schedule.
+    network:       (x [B, ...], t [B]) -> [B, ...], which predicts what `prediction` names.
+    x0:            [B, ...] in [-1, 1].
+    t:             int [B] in 1..T.
+    keys:          typed random keys [B].
+    prediction:    "eps", "x0" or "v".
+    min_snr_gamma: the gamma of `min_snr_weight`; 0 (the default) gives every example the weight 1.
     """
     eps = jax.vmap(lambda key: jax.random.normal(key, x0.shape[1:]))(keys)
     loss = denoising_loss(schedule, network, x0, t, eps, prediction)

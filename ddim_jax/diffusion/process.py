@@ -228,6 +228,19 @@ def from_v(schedule: Schedule, v_fn: EpsFn) -> Predict:
     return predict
 
 
+PREDICTORS = {"eps": from_eps, "x0": from_x0, "v": from_v}
+
+
+def make_predictor(schedule: Schedule, network: EpsFn, prediction: str) -> Predict:
+    """A predictor from a network (x [B, ...], t [B]) -> [B, ...] that says what `prediction` names: "eps", "x0" or "v".
+
+    Raises ValueError for another name, and as `from_eps` does.
+    """
+    if prediction not in PREDICTORS:
+        raise ValueError(f"prediction is {prediction!r}; expected one of {', '.join(PREDICTORS)}")
+    return PREDICTORS[prediction](schedule, network)
+
+
 def _clean(t, x) -> jax.Array:
     """Whether t = 0: [B, 1, ...], to choose between arrays like x [B, ...]."""
     return jnp.reshape(jnp.asarray(t) == 0, jnp.shape(t) + (1,) * (x.ndim - jnp.ndim(t)))

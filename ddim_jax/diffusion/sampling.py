@@ -4,13 +4,15 @@ Nothing here is compiled by itself: call it inside your own `jax.jit`, with the 
 arguments. Then another eta, another tau or another solver of the same number of steps compiles nothing.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from ddim_jax.diffusion.process import Predict
+from ddim_jax.diffusion.scan import Record, Step, scan_rows
 from ddim_jax.diffusion.schedule import Schedule
 from ddim_jax.diffusion.solvers import StepTable, ddim, encode
 
@@ -29,17 +31,31 @@ def sample(predict: Predict, table: StepTable, x: jax.Array, key: jax.Array | No
     A table without noise ignores it. Raises ValueError where there is noise to draw and no key; that includes every table
     that is an argument of compiled code, whose weights cannot be seen there.
     """
-    x, _ = _run(predict, table, x, key, lambda x, x0: None)
+    x, _ = run(predict, table, x, key, lambda step: None)
     return x
 
 
 def trajectory(predict: Predict, table: StepTable, x: jax.Array, key: jax.Array | None = None) -> Trajectory:
     """As `sample`, with every x and every prediction of x_0 on the way."""
-    _, (xs, x0s) = _run(predict, table, x, key, lambda x, x0: (x, x0))
+    _, (xs, x0s) = run(predict, table, x, key, lambda step: (step.x, step.x0))
     return Trajectory(jnp.concatenate([x[None], xs]), x0s)
 
 
-def _run(predict: Predict, table: StepTable, x: jax.Array, key, record):
+def run(
+    predict: Predict, table: StepTable, x: jax.Array, key: jax.Array | None, record: Record, rows: ArrayLike | None = None
+) -> tuple[jax.Array, Any]:
+    """As `sample`, with what `record` keeps of the rows on the way: returns (x [B, ...], records).
+
+    predict: (x [B, ...], t [B]) -> Prediction, both halves of the shape of x; see `process.make_predictor`.
+    table:   the steps, as a solver of `solvers` writes them.
+    x:       [B, ...], where the first row starts: latents x_T, or images for an encoding table.
+    key:     a typed random key, or one for each example [B], or None for a table without noise.
+    record:  Step -> what to keep of a row, any pytree of arrays. A `Step` holds the row's number i, x after the row, and the
+             predicted x0 and eps. Records of several rows are stacked: [R, ...].
+    rows:    int [R], rising: the rows to keep a record of, so that memory is for R records. None (the default) keeps all S.
+
+    Raises ValueError as `sample` does, and for rows that do not rise or lie outside the table.
+    """
     if key is None and (isinstance(table.noise, jax.core.Tracer) or np.any(np.asarray(table.noise) != 0)):
         raise ValueError(
             "this table may draw noise and no random key was given: pass key=jax.random.key(seed). A table that is an "
@@ -52,20 +68,18 @@ def _run(predict: Predict, table: StepTable, x: jax.Array, key, record):
     x = jnp.asarray(x)
     x = x.astype(np.promote_types(x.dtype, np.float32))  # the weights would lose too much in less
 
-    def step(carry, row):
+    def advance(carry, i, w):
         x, (x0s, epss) = carry
-        i, w = row
-        x0, eps = predict(x, jnp.full(len(x), w.t))
+        x0, eps = predict(x, jnp.full(x.shape[0], w.t))
         x0s, epss = _push(x0s, x0), _push(epss, eps)
         x = sum(weight * past for weight, past in zip((*w.x0, *w.eps), (*x0s, *epss)))
         if key is not None:
             x += w.noise * _normal(key, i, x)
-        return (x, (x0s, epss)), record(x, x0)
+        return (x, (x0s, epss)), Step(i, x, x0, eps)
 
     weights = {column: jnp.asarray(getattr(table, column), x.dtype) for column in ("x0", "eps", "noise")}
-    rows = (jnp.arange(len(table.t)), table._replace(t=jnp.asarray(table.t), s=jnp.asarray(table.s), **weights))
     history = tuple(jnp.zeros((weights[column].shape[1], *x.shape), x.dtype) for column in ("x0", "eps"))
-    (x, _), records = jax.lax.scan(step, (x, history), rows)
+    (x, _), records = scan_rows(advance, (x, history), table._replace(**weights), record, rows)
     return x, records
 
 

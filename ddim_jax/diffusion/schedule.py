@@ -115,6 +115,16 @@ def subsequence(num_steps: int, num_sample_steps: int, spacing: str) -> np.ndarr
     return np.concatenate([[0], tau]).astype(int)
 
 
+def pairs(schedule: Schedule, tau) -> tuple[np.ndarray, np.ndarray]:
+    """The steps (t, s) down through tau [S+1]. Raises ValueError unless tau rises strictly from 0 to at most T."""
+    tau = np.asarray(tau)
+    if tau.ndim != 1 or len(tau) < 2 or not np.issubdtype(tau.dtype, np.integer):
+        raise ValueError(f"tau must be [S+1] whole numbers with S >= 1, as `schedule.subsequence` gives them; got {tau}")
+    if tau[0] != 0 or np.any(np.diff(tau) <= 0) or tau[-1] > schedule.num_steps:
+        raise ValueError(f"tau must rise strictly from 0 to at most {schedule.num_steps}, the steps of the schedule; got {tau}")
+    return tau[:0:-1], tau[-2::-1]
+
+
 def log_snr_subsequence(schedule: Schedule, num_sample_steps: int) -> np.ndarray:
     """tau [S+1], from 0 to T, at even distances in the log of the signal-to-noise ratio (Lu et al., arXiv 2206.00927, 3.4).
 

@@ -185,3 +185,18 @@ def test_values_fall_into_even_bins_and_come_back():
 def test_an_eta_out_of_range(eta):
     with pytest.raises(ValueError, match=f"eta is {eta}; for discrete data it must lie between 0 and 1"):
         discrete.table(SCHEDULE, np.arange(21), eta)
+
+
+def test_the_drawn_loss_is_the_cross_entropy_of_binned_values_and_channels_of_logits():
+    """A network of images gives K logits for each of C channels, side by side: channel c's are the numbers c K .. c K + K - 1."""
+    x0 = jnp.linspace(-1, 1, 2 * 3 * 3 * 2).reshape(2, 3, 3, 2)
+    keys, t = jax.random.split(jax.random.key(0), 2), jnp.array([3, 15])
+    logits = jax.random.normal(jax.random.key(1), (2, 3, 3, 2 * K))
+    found = discrete.drawn_loss(SCHEDULE, lambda x, t: logits + 0 * x, x0, t, keys, categories=K)
+    bins = np.clip(np.floor((np.asarray(x0) + 1) * K / 2), 0, K - 1).astype(int)
+    p = np.stack([jax.nn.log_softmax(logits[..., c * K : c * K + K]) for c in range(2)], axis=3)
+    expected = -np.take_along_axis(p, bins[..., None], -1)[..., 0].mean((1, 2, 3))
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
+    alone = discrete.drawn_loss(SCHEDULE, lambda x, t: logits[1:] * x, x0[1:], t[1:], keys[1:], categories=K)
+    together = discrete.drawn_loss(SCHEDULE, lambda x, t: logits * x, x0, t, keys, categories=K)
+    np.testing.assert_allclose(alone, together[1:], rtol=1e-10)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from oracles import THREE, gaussian, mixture
 
-from ddim_jax.diffusion.distillation import distillation_loss, target_x0
-from ddim_jax.diffusion.process import Prediction, from_eps, predict_eps, q_sample
+from ddim_jax.diffusion.distillation import distillation_loss, drawn_loss, target_x0
+from ddim_jax.diffusion.process import Prediction, from_eps, from_v, from_x0, predict_eps, q_sample
 from ddim_jax.diffusion.sampling import sample
 from ddim_jax.diffusion.schedule import linear, subsequence
 from ddim_jax.diffusion.solvers import ddim
@@ -88,3 +88,15 @@ def test_steps_that_do_not_halve(tau):
     x = normal(2, 3)
     with pytest.raises(ValueError, match="an even number of steps, the last of them 1000"):
         distillation_loss(SCHEDULE, TEACHER, TEACHER, np.array(tau), x, np.array([5, 950]), x)
+
+
+@pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
+def test_the_drawn_loss_makes_predictors_of_both_networks_and_draws_eps_from_each_key(prediction):
+    tau, x0, t, keys = subsequence(1000, 4, "trailing"), normal(3, 5), np.array([3, 400, 1000]), jax.random.split(jax.random.key(1), 3)
+    student, teacher = (lambda x, t: jnp.sin(x)), (lambda x, t: 0.5 * x)
+    eps = jnp.stack([jax.random.normal(key, (5,)) for key in keys])
+    make = {"eps": from_eps, "x0": from_x0, "v": from_v}[prediction]
+    expected = distillation_loss(SCHEDULE, make(SCHEDULE, student), make(SCHEDULE, teacher), tau, x0, t, eps)
+    found = drawn_loss(SCHEDULE, student, x0, t, keys, teacher, tau=tau, prediction=prediction)
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
+    assert np.all(found > 0)

@@ -174,10 +174,14 @@ def test_predictors_agree_whatever_the_network_says(kind, x64):
     x0, eps, t = normal((5, 3)), normal((5, 3), 1), jnp.array([1, 2, 10, 500, 1000])
     x = pr.q_sample(linear(), x0, t, eps)
     says = {"eps": eps, "x0": x0, "v": pr.velocity(linear(), x0, t, eps)}[kind]
-    make = {"eps": pr.from_eps, "x0": pr.from_x0, "v": pr.from_v}[kind]
-    found = make(linear(), lambda x, t: says)(x, t)
+    found = pr.make_predictor(linear(), lambda x, t: says, kind)(x, t)
     np.testing.assert_allclose(found.x0, x0, rtol=1e-8, atol=1e-9)
     np.testing.assert_allclose(found.eps, eps, rtol=1e-8, atol=1e-9)
+
+
+def test_a_predictor_of_an_unknown_kind():
+    with pytest.raises(ValueError, match="prediction is 'epsilon'; expected one of eps, x0, v"):
+        pr.make_predictor(linear(), lambda x, t: x, "epsilon")
 
 
 def test_velocity_is_the_derivative_by_the_angle(x64):

@@ -11,8 +11,8 @@ infinite, take D = x0[0], which is DDIM.
 import numpy as np
 
 from ddim_jax.diffusion.process import noise_scale, signal_scale
-from ddim_jax.diffusion.schedule import Schedule
-from ddim_jax.diffusion.solvers.table import StepTable, half_log_snr, pairs
+from ddim_jax.diffusion.schedule import Schedule, pairs
+from ddim_jax.diffusion.solvers.table import StepTable, half_log_snr
 
 
 def dpmpp_2m(schedule: Schedule, tau) -> StepTable:

@@ -3,8 +3,8 @@
 import numpy as np
 
 from ddim_jax.diffusion.process import direction_scale, signal_scale, step_std, transition_std
-from ddim_jax.diffusion.schedule import Schedule
-from ddim_jax.diffusion.solvers.table import StepTable, pairs
+from ddim_jax.diffusion.schedule import Schedule, pairs
+from ddim_jax.diffusion.solvers.table import StepTable
 
 
 def _table(schedule: Schedule, t, s, std, noise) -> StepTable:

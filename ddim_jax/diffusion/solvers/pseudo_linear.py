@@ -11,8 +11,8 @@ whatever the weights promise: the start is of order 1 and 2, and the steps are n
 import numpy as np
 
 from ddim_jax.diffusion.process import noise_scale, signal_scale
-from ddim_jax.diffusion.schedule import Schedule
-from ddim_jax.diffusion.solvers.table import StepTable, pairs
+from ddim_jax.diffusion.schedule import Schedule, pairs
+from ddim_jax.diffusion.solvers.table import StepTable
 
 ADAMS_BASHFORTH = ((1,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
 

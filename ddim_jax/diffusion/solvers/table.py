@@ -23,16 +23,6 @@ class StepTable(NamedTuple):
     noise: np.ndarray  # [S] float64: weight of fresh standard normal noise
 
 
-def pairs(schedule: Schedule, tau) -> tuple[np.ndarray, np.ndarray]:
-    """The steps (t, s) down through tau [S+1]. Raises ValueError unless tau rises strictly from 0 to at most T."""
-    tau = np.asarray(tau)
-    if tau.ndim != 1 or len(tau) < 2 or not np.issubdtype(tau.dtype, np.integer):
-        raise ValueError(f"tau must be [S+1] whole numbers with S >= 1, as `schedule.subsequence` gives them; got {tau}")
-    if tau[0] != 0 or np.any(np.diff(tau) <= 0) or tau[-1] > schedule.num_steps:
-        raise ValueError(f"tau must rise strictly from 0 to at most {schedule.num_steps}, the steps of the schedule; got {tau}")
-    return tau[:0:-1], tau[-2::-1]
-
-
 def half_log_snr(schedule: Schedule, t) -> np.ndarray:
     """lambda_t = log(signal_scale / noise_scale), the time of the exponential integrators; it is infinite at t = 0."""
     with np.errstate(divide="ignore"):

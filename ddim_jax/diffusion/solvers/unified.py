@@ -15,8 +15,8 @@ import math
 import numpy as np
 
 from ddim_jax.diffusion.process import noise_scale, signal_scale
-from ddim_jax.diffusion.schedule import Schedule
-from ddim_jax.diffusion.solvers.table import StepTable, half_log_snr, pairs
+from ddim_jax.diffusion.schedule import Schedule, pairs
+from ddim_jax.diffusion.solvers.table import StepTable, half_log_snr
 
 
 def unipc(schedule: Schedule, tau, order: int = 2) -> StepTable:
