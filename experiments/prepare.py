@@ -1,8 +1,10 @@
 """Downloads a TFDS data set and makes it ready for training: python -m experiments.prepare --name=celeb_a --directory=DIR
 
-Needs the extra `ddim_jax[prepare]` (TensorFlow); training then reads the result without it. CelebA lies on Google Drive,
-which at times refuses: unpack img_align_celeba.zip from elsewhere then, and train with --config.data.name=folder
---config.data.directory=DIR/img_align_celeba, for which nothing is to be prepared.
+Needs the extra `ddim_jax[prepare]` (TensorFlow); training then reads the result without it.
+
+A file that cannot be downloaded can be put into DIR/downloads/manual by hand: the error lists names, addresses, sizes and
+SHA-256 sums. CelebA lies on Google Drive, which at times refuses. Where you have only its images, unpack img_align_celeba.zip
+and train with --config.data.name=folder --config.data.directory=DIR/img_align_celeba, for which nothing is to be prepared.
 """
 
 from absl import app, flags
@@ -14,6 +16,7 @@ _DIRECTORY = flags.DEFINE_string("directory", None, "TFDS's data_dir; by default
 
 
 def main(_):
+    print(f"preparing {_NAME.value}: files that lie in downloads/manual of the directory are not downloaded (see --help)")
     print(f"{_NAME.value} is ready in {tfds.prepare(_NAME.value, _DIRECTORY.value)}")
 
 

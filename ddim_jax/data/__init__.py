@@ -1,1 +1,1 @@
-"""Images: where they come from, which ones a step trains on, and the grids and files that people look at."""
+"""Examples: where they come from, which ones a step trains on; and the pixels, grids and files that people look at."""

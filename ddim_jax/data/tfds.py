@@ -14,6 +14,7 @@ import io
 import os
 import types
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -71,18 +72,50 @@ def _records(name: str, split: str, directory: str | os.PathLike | None) -> Sequ
 def prepare(name: str, directory: str | os.PathLike | None) -> str:
     """Downloads a data set and writes it as array_record; returns the folder that holds it. Needs TensorFlow.
 
-    Raises ModuleNotFoundError without the extra `ddim_jax[prepare]`, ValueError for an unknown name, or where the data set is
-    there already in another format.
+    Files that lie in downloads/manual of `directory` (TFDS's data_dir, as for `TfdsImages`), under the names that TFDS knows
+    them by, are taken instead of downloads.
+    Raises ConnectionError where a file cannot be downloaded, and ValueError where one is not what TFDS expects: both say which
+    files belong there. ModuleNotFoundError without the extra `ddim_jax[prepare]`, ValueError for an unknown name, or where the
+    data set is there already in another format.
     """
     extras.require("tensorflow", "prepare")
+    tfds = extras.require("tensorflow_datasets", "tfds")
+    import requests  # TFDS brings it
+    from tensorflow_datasets.core.download import download_manager, downloader
+
     builder = _builder(name, directory)
     if builder.is_prepared():
         _check_format(builder, name, directory)
     if name.startswith("lsun/"):
         # TFDS reads LSUN through tensorflow_io, which ends at TensorFlow 2.16: its LMDB files are read here.
         builder._generate_examples = functools.partial(_lsun_examples, extras.require("lmdb", "prepare"))
-    builder.download_and_prepare(file_format="array_record")
+    downloader.MAX_RETRIES = 2  # TFDS has no option for it, and tries ten times, over some minutes
+    config = tfds.download.DownloadConfig(try_download_gcs=False)  # no copy there is array_record
+    try:
+        builder.download_and_prepare(file_format="array_record", download_config=config)
+    except download_manager.NonMatchingChecksumError as error:
+        raise ValueError(_by_hand(builder, name, error)) from error
+    except (requests.RequestException, tfds.download.DownloadError) as error:
+        raise ConnectionError(_by_hand(builder, name, error)) from error
+    except ValueError as error:
+        if "confirmation link" not in str(error):  # of Google Drive, which shows a page instead where it refuses
+            raise
+        raise ConnectionError(_by_hand(builder, name, error)) from error
     return str(builder.data_path)
+
+
+def _by_hand(builder: Any, name: str, error: Exception) -> str:
+    """What to do where files cannot be downloaded: which they are, where they belong, and what they must be."""
+    files, kind = builder.url_infos or {}, builder.builder_config.name if builder.builder_config else ""
+    files = {url: info for url, info in files.items() if kind in url} or files  # LSUN's list has all kinds of rooms
+    listed = "".join(
+        f"\n  {info.filename}: {int(info.size)} bytes, SHA-256 {info.checksum}\n    {url}" for url, info in files.items()
+    )
+    return (
+        f"{name!r} cannot be prepared: {str(error).splitlines()[0]}\n"
+        f"Fetch its files in another way, put them into {builder.data_dir_root / 'downloads' / 'manual'} under the names below, "
+        f"and run the same command again. A file counts only where it has this size and SHA-256 (sha256sum FILE):{listed}"
+    )
 
 
 def _lsun_examples(lmdb: types.ModuleType, extracted_dir: str, file_path: str) -> Iterator[tuple[int, dict]]:
@@ -96,7 +129,7 @@ def _how(name: str, directory: str | os.PathLike | None) -> str:
     return f"prepare it with\n    {command}"
 
 
-def _check_format(builder, name: str, directory: str | os.PathLike | None) -> None:
+def _check_format(builder: Any, name: str, directory: str | os.PathLike | None) -> None:
     formats = {each.value for each in builder.info.available_file_formats()}
     if "array_record" not in formats:
         raise ValueError(
@@ -105,7 +138,7 @@ def _check_format(builder, name: str, directory: str | os.PathLike | None) -> No
         )
 
 
-def _builder(name: str, directory: str | os.PathLike | None):
+def _builder(name: str, directory: str | os.PathLike | None) -> Any:
     tfds = extras.require("tensorflow_datasets", "tfds")
     try:
         builder = tfds.builder(name, data_dir=directory)

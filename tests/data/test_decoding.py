@@ -108,8 +108,16 @@ def test_photos_are_turned_upright():
 @pytest.mark.parametrize(
     "image, kind, message",
     [
-        (Image.new("RGB", (100, 120)), dict(crop="celeba"), "a.png is 100 wide and 120 high.*178 wide and 218 high.*data.crop='center'"),
-        (Image.new("RGB", (32, 30)), dict(crop="none"), "a.png is 32 wide and 30 high.*expects .* 32 wide and 32 high.*data.crop='center'"),
+        (
+            Image.new("RGB", (100, 120)),
+            dict(crop="celeba"),
+            "a.png is 100 wide and 120 high.*178 wide and 218 high.*data.crop='center'",
+        ),
+        (
+            Image.new("RGB", (32, 30)),
+            dict(crop="none"),
+            "a.png is 32 wide and 30 high.*expects .* 32 wide and 32 high.*data.crop='center'",
+        ),
         (Image.new("I;16", (32, 32)), dict(crop="none"), "a.png has more than 8 bits.*I;16"),
         (Image.new("F", (32, 32)), dict(crop="center"), "a.png has more than 8 bits"),
     ],

@@ -4,10 +4,13 @@ The builders of CelebA and LSUN are TFDS's own, given a few images of ours inste
 encoded files, so that nothing here needs TensorFlow.
 """
 
+import http.server
 import io
 import pathlib
 import subprocess
 import sys
+import threading
+import time
 import types
 
 import numpy as np
@@ -15,6 +18,8 @@ import pytest
 from PIL import Image
 
 tfds = pytest.importorskip("tensorflow_datasets", reason="needs the extra ddim_jax[tfds]")
+
+from tensorflow_datasets.core.download import checksums  # noqa: E402
 
 from ddim_jax.data import sources  # noqa: E402
 from ddim_jax.data import tfds as ours  # noqa: E402
@@ -142,6 +147,103 @@ def test_lsun_is_read_from_its_own_files(tmp_path, monkeypatch):
     assert path.startswith(str(tmp_path / "tfds" / "lsun" / "church_outdoor"))
     loaded = load("lsun/church_outdoor", tmp_path / "tfds", image_size=(256, 256), crop="center", split="validation")
     np.testing.assert_array_equal(loaded, np.asarray(picture)[None, :, 42:298].repeat(3, 0))
+
+
+class TinyArchive(TinyNumbers):
+    """One number: how many bytes its only file has."""
+
+    def _split_generators(self, dl_manager):
+        (url,) = self.url_infos
+        return {"train": self._generate_examples([len(dl_manager.download(url).read_bytes())])}
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """Answers 503 for /busy.zip, 404 for /gone.zip, with another address, where nobody listens, for /moved.zip, else "bad"."""
+
+    def do_GET(self):
+        self.server.asked.append(self.path)
+        self.send_response({"/busy.zip": 503, "/gone.zip": 404, "/moved.zip": 302}.get(self.path, 200))
+        self.send_header("Location", "http://127.0.0.1:9/moved.zip")
+        self.end_headers()
+        self.wfile.write(b"bad")
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def archive(tmp_path, monkeypatch):
+    """A function: the file of TinyArchive lies at this path of a server that gives nothing good, and must be b"abc"."""
+    require = ours.extras.require
+    monkeypatch.setattr(ours.extras, "require", lambda module, extra: module == "tensorflow" or require(module, extra))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        server.asked = []
+
+        def lies_at(path):
+            # FIPS 180-2 gives the SHA-256 of "abc".
+            digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+            known = checksums.UrlInfo(size=3, checksum=digest, filename="archive.zip")
+            monkeypatch.setattr(TinyArchive, "url_infos", {f"http://127.0.0.1:{server.server_port}{path}": known})
+            return server.asked
+
+        yield lies_at
+        server.shutdown()
+
+
+BY_HAND = r"'tiny_archive' cannot be prepared: .*{0}(.|\n)*{1}/downloads/manual(.|\n)*archive.zip: 3 bytes, SHA-256 ba7816bf"
+
+
+@pytest.mark.parametrize(
+    "path, asked, reason",
+    [("/busy.zip", 3, "503"), ("/gone.zip", 1, "404"), ("/moved.zip", 1, "refused")],
+)
+def test_a_download_that_cannot_be_had(archive, tmp_path, path, asked, reason):
+    requests, before = archive(path), time.monotonic()
+    with pytest.raises(ConnectionError, match=BY_HAND.format(reason, tmp_path) + rf"(.|\n)*http://127.*{path}"):
+        ours.prepare("tiny_archive", tmp_path)
+    assert requests == [path] * asked and time.monotonic() - before < 20  # TFDS alone: 11 times, over 200 s where busy
+
+
+def test_files_put_there_by_hand_are_taken_instead(archive, tmp_path):
+    requests = archive("/busy.zip")
+    manual = tmp_path / "downloads" / "manual"
+    manual.mkdir(parents=True)
+    (manual / "archive.zip").write_bytes(b"abd")
+    with pytest.raises(ValueError, match=BY_HAND.format("manual/archive.zip, has wrong checksum", tmp_path)):
+        ours.prepare("tiny_archive", tmp_path)
+    (manual / "archive.zip").write_bytes(b"abc")
+    path = ours.prepare("tiny_archive", tmp_path)
+    assert [example["number"] for example in tfds.builder_from_directory(path).as_data_source("train")] == [3]
+    assert requests == []
+
+
+def test_a_download_that_is_something_else(archive, tmp_path):
+    archive("/page.zip")
+    with pytest.raises(ValueError, match=BY_HAND.format("has wrong checksum", tmp_path)):
+        ours.prepare("tiny_archive", tmp_path)
+
+
+def test_refusals_of_google_drive(archive, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise ValueError("Failed to obtain confirmation link for GDrive URL https://drive.google.com/uc?id=0")
+
+    archive("/busy.zip")
+    monkeypatch.setattr(tfds.download.DownloadManager, "download", refuse)
+    with pytest.raises(ConnectionError, match=BY_HAND.format("GDrive URL", tmp_path)):
+        ours.prepare("tiny_archive", tmp_path)
+
+
+def test_the_files_of_the_papers_data_sets_have_names_to_put_them_under(tmp_path):
+    expected = {
+        "cifar10": ["cifar-10-binary.tar.gz"],
+        "lsun/church_outdoor": ["church_outdoor_train_lmdb.zip", "church_outdoor_val_lmdb.zip"],
+    }
+    for name, files in expected.items():
+        said = ours._by_hand(tfds.builder(name, data_dir=tmp_path), name, OSError("no network"))
+        assert [line.split(":")[0].strip() for line in said.splitlines() if "SHA-256 " in line and "bytes" in line] == files
+    said = ours._by_hand(tfds.builder("celeb_a", data_dir=tmp_path), "celeb_a", OSError("no network"))
+    assert "img_align_celeba.zip: 1443490838 bytes" in said and "list_eval_partition.txt" in said
 
 
 def test_not_prepared(tmp_path):
