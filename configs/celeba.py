@@ -1,4 +1,6 @@
-"""CelebA, 64x64, as in the paper: 128x128 pixels around the face, resized.
+"""CelebA, 64x64, with the paper's network and images: 128x128 pixels around the face, resized.
+
+Training computes in bfloat16; docs/differences.md lists this and all else that differs from the paper's code.
 
 Source:   DDIM Table 1. 78,700,803 parameters. The authors do not say how many steps they trained for; Ho et al.'s 800,000
           for CIFAR-10 stands here.

@@ -1,4 +1,6 @@
-"""CIFAR-10, 32x32, as in the paper (section 5 and appendix D.1; network and training of Ho et al., arXiv 2006.11239).
+"""CIFAR-10, 32x32: the paper's (section 5 and appendix D.1), with network and training of Ho et al. (arXiv 2006.11239).
+
+Training computes in bfloat16, theirs in float32; docs/differences.md lists this and all else that differs from their code.
 
 Source:   DDIM Table 1; DDPM appendix B. 35,746,307 parameters.
 Data:     python -m experiments.prepare --name=cifar10   (once; needs the extra ddim_jax[prepare])

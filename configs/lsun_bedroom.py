@@ -1,4 +1,6 @@
-"""LSUN Bedroom, 256x256, as in the paper (network and training of Ho et al., arXiv 2006.11239).
+"""LSUN Bedroom, 256x256: the paper's, with network and training of Ho et al. (arXiv 2006.11239).
+
+Training computes in bfloat16; docs/differences.md lists this and all else that differs from their code.
 
 Source:   DDIM Table 3; DDPM appendix B. 113,673,219 parameters.
 Data:     python -m experiments.prepare --name=lsun/bedroom   (once; needs the extra ddim_jax[prepare])

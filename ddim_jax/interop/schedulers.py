@@ -2,9 +2,12 @@
 
 What the two libraries mean by an option, where it is not plain:
     num_train_timesteps  our T. Their steps are 0..T-1, ours 1..T with 0 for clean data; the network is asked for theirs.
-    timestep_spacing     our spacing of that name. 'leading' and 'trailing' agree where the number of steps S divides T.
-                         Elsewhere its 'leading' cuts the schedule short; and its DDIM steps always go down by T // S, which
-                         at other S, and with 'linspace' at any, is beside the step that it visits next. Ours arrive there.
+    timestep_spacing     our spacing of that name. 'leading' and 'trailing' visit the same steps where their number S divides T,
+                         'linspace' where S is even: halves round to even, which are others counted from 0 than from 1.
+                         Elsewhere its 'leading' cuts the schedule short, and at some S its 'trailing' is off by one at some
+                         steps (T = 1000: S = 48) or visits a step -1 besides (S = 61). Its DDIM steps always go down by T // S,
+                         which with 'trailing' where S does not divide T, and with 'linspace' at any S but 1 and T, is beside
+                         the step that it visits next. Ours arrive there.
     steps_offset         shifts 'leading', which only models that were trained so want: no counterpart.
     set_alpha_to_one     False ends at alpha_bar[1], so with noise left: no counterpart.
     clip_sample          our clip, in [-1, 1] alone. We derive eps again from the clipped x_0, as their DDPM does and their
