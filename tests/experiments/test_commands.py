@@ -170,7 +170,7 @@ def test_distillation_leaves_a_run_for_each_stage_and_resumes(tmp_path):
     [
         ("--config.training.batchsize=3", 'Did you mean "batch_size"'),
         ("--config.training.batch_size=many", "batch_size"),
-        ("--config.data.name=nowhere", "config.data.name is 'nowhere'"),
+        ("--config.data.name=nowhere", "data.name is 'nowhere'"),
     ],
 )
 def test_train_says_what_is_wrong_before_it_begins(tmp_path, override, message):
