@@ -15,8 +15,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
+from ml_collections import ConfigDict as Config
 
 from ddim_jax.common.files import whole
 from ddim_jax.common.seeds import LARGEST_SEED
@@ -32,8 +32,6 @@ from ddim_jax.training import hooks, preparing
 from ddim_jax.training.loop import check_batch_size
 from ddim_jax.training.step import make_optimizer, warm_up
 from ddim_jax.training.task import Hook, Task
-
-Config = ml_collections.ConfigDict
 
 FORMAT = 2  # of what `save` writes; 1 is of the first runs and weights, which name none
 _SCHEDULES = {
@@ -130,7 +128,7 @@ def make_unet(config: Config, dtype: str = "float32", remat: bool = False) -> UN
 
     dtype, remat: how it computes; see `models.unet.UNet`.
     """
-    fields = {field: tuple(v) if isinstance(v, (list, tuple)) else v for field, v in config.model.items()}
+    fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list | tuple) else v for name, v in config.model.items()}
     for field in ("multipliers", "attention_sides"):
         if not all(isinstance(each, int) and each > 0 for each in fields[field]):
             raise ValueError(f"config.model.{field} is {fields[field]}; expected whole numbers above 0")
@@ -258,8 +256,8 @@ def make_hooks(config: Config, task: Task) -> list[Hook]:
     if config.data.degrade:
         index = np.arange(how.count) % sources.num_examples(task.source)
         examples = sources.take(task.source, index)
-        labels = {"label": examples["label"]} if config.model.num_classes else {}
-        condition = image_condition(config, examples["image"] if labels else examples) | labels
+        images, labels = (examples["image"], {"label": examples["label"]}) if isinstance(examples, dict) else (examples, {})
+        condition = image_condition(config, images) | labels
     elif config.model.num_classes:
         condition = {"label": np.arange(how.count) % config.model.num_classes}
     draw = pictures.sample_grid(model.generator(), model.table(), config.training.seed, how.count, condition)

@@ -77,7 +77,7 @@ def load(
         return np.stack([decoding.fit(Image.fromarray(digit), "each digit of mnist_5k", form) for digit in digits])
     if name == "folder":
         _check_split_of_folder(split)
-        source = folder.Folder(directory, form)
+        source: Source = folder.Folder(directory, form)
     else:
         source = tfds.TfdsImages(name, split, directory, form)
     num_bytes = len(source) * source[0].nbytes

@@ -97,7 +97,7 @@ class Model:
         own = {argument: value for argument, value in self.defaults.arguments.items() if argument in takes[name]}
         return known[name](self.schedule, self.tau(steps, spacing), **(own | arguments))
 
-    def told(self, count: int, label: int | Sequence[int] | None, condition: Condition = {}) -> dict[str, np.ndarray]:
+    def told(self, count: int, label: int | Sequence[int] | np.ndarray | None, condition: Condition = {}) -> dict[str, np.ndarray]:
         """The condition of `count` examples; a label below `count` long is repeated."""
         rows = {name: np.asarray(values) for name, values in condition.items()}
         for name, values in rows.items():
@@ -120,7 +120,7 @@ class Model:
         spacing: str | None = None,
         solver: str | None = None,
         seed: int = 0,
-        label: int | Sequence[int] | None = None,
+        label: int | Sequence[int] | np.ndarray | None = None,
         condition: Condition = {},
         guidance: float = 1.0,
         batch_size: int = 256,
@@ -145,7 +145,7 @@ class Model:
         *,
         steps: int | None = None,
         spacing: str | None = None,
-        label: int | Sequence[int] | None = None,
+        label: int | Sequence[int] | np.ndarray | None = None,
         condition: Condition = {},
         batch_size: int = 256,
     ) -> np.ndarray:
@@ -161,7 +161,7 @@ class Model:
         steps: int | None = None,
         spacing: str | None = None,
         solver: str | None = None,
-        label: int | Sequence[int] | None = None,
+        label: int | Sequence[int] | np.ndarray | None = None,
         condition: Condition = {},
         batch_size: int = 256,
         **arguments: Any,
@@ -178,7 +178,7 @@ class Model:
         *,
         steps: int | None = None,
         spacing: str | None = None,
-        label: int | Sequence[int] | None = None,
+        label: int | Sequence[int] | np.ndarray | None = None,
         condition: Condition = {},
         batch_size: int = 256,
     ) -> np.ndarray:

@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
-Condition = Mapping[str, jax.Array]
+Condition = Mapping[str, jax.Array | np.ndarray]
 
 
 class Example(NamedTuple):

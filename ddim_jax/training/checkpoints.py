@@ -3,6 +3,7 @@
 import os
 import pathlib
 import zlib
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,7 +24,7 @@ def _checksum(arrays: dict[str, np.ndarray]) -> int:
     return total
 
 
-def _flat(state: TrainState) -> tuple[dict, jax.tree_util.PyTreeDef]:
+def _flat(state: TrainState) -> tuple[dict[str, Any], Any]:
     """The state's leaves under names such as "ema.conv_in.kernel", and the tree they came from."""
     leaves, tree = jax.tree_util.tree_flatten_with_path(state)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}, tree
@@ -43,10 +44,10 @@ class Checkpoints:
             options = ocp.CheckpointManagerOptions(max_to_keep=2, cleanup_tmp_directories=True)
         self._manager = ocp.CheckpointManager(self.directory, options=options)
 
-    def __enter__(self):
+    def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: Any) -> None:
         self._manager.close()
 
     def latest_step(self) -> int | None:
@@ -71,18 +72,19 @@ class Checkpoints:
         try:
             args = ocp.args.Composite(state=ocp.args.StandardRestore(), checksum=ocp.args.JsonRestore())
             found = self._manager.restore(step, args=args)
-            fault = None if _checksum(found.state) == found.checksum["crc32"] else "its checksum is not the one it was saved with"
-        except (ConnectionError, PermissionError, TimeoutError):  # of the way to it, not of the checkpoint
+            state, recorded = found["state"], found["checksum"]["crc32"]
+            fault = None if _checksum(state) == recorded else "its checksum is not the one it was saved with"
+        except (ConnectionError, PermissionError, TimeoutError):  # the storage cannot be reached; the checkpoint may be whole
             raise
         except Exception as error:  # Orbax raises whatever its storage layers raise
-            fault = f"{type(error).__name__}: {str(error)[:300]}"
+            state, fault = {}, f"{type(error).__name__}: {str(error)[:300]}"
         if fault:
             others = [str(other) for other in self._manager.all_steps() if other != step]
             cure = f"the one before it (there is step {', '.join(others)})" if others else "nothing (there is no other)"
             raise DamagedCheckpoint(
                 f"the checkpoint {self.directory / str(step)} is damaged: {fault}. Delete that folder to resume from {cure}"
             )
-        return found.state
+        return state
 
     def restore(self, like: TrainState) -> TrainState:
         """The newest checkpoint as NumPy arrays in the tree of `like`, a state or its shapes.

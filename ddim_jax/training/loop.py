@@ -99,7 +99,7 @@ def train(
                 log.add(metrics)
                 stop = interruption.asked or any(map(checkpoints.reached_preemption, range(before + 1, step + 1)))
                 if step % log_every == 0:
-                    log.write(step, {"learning_rate": float(task.learning_rate(step - 1))} if task.learning_rate else {})
+                    log.write(step, {"learning_rate": float(np.asarray(task.learning_rate(step - 1)))} if task.learning_rate else {})
                 if step % checkpoint_every == 0 or step == steps or stop:
                     checkpoints.save(state)
                 if stop:
@@ -217,6 +217,7 @@ def _feed(source: Any, batch_size: int, seed: int, start: int, ends: Sequence[in
     """
     process, processes = jax.process_index(), jax.process_count()
     stop = ends[-1] if ends else start
+    steps: Iterator[Any]
     if sources.in_memory(source):
         size = sources.num_examples(source)
         indices = (batches.batch_indices(size, batch_size, seed, step) for step in range(start, stop))

@@ -1,6 +1,6 @@
 """What is trained, as objects: `loop.train` takes one, and knows nothing of where they came from."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +20,7 @@ class Hook(NamedTuple):
     """
 
     every: int  # steps
-    run: Callable[[Any], dict[str, float | np.ndarray]]  # of the averaged parameters, on the host
+    run: Callable[[Any], Mapping[str, float | np.ndarray]]  # of the averaged parameters, on the host
 
 
 class Task(NamedTuple):
