@@ -51,8 +51,8 @@ def open_image(file: str | BinaryIO, name: str) -> Image.Image:
     `name` is what errors call it. Raises ValueError where the file is no whole image, FileNotFoundError where there is none.
     """
     try:
-        with Image.open(file) as image:
-            image = ImageOps.exif_transpose(image)
+        with Image.open(file) as opened:
+            image = ImageOps.exif_transpose(opened)
             image.load()
             return image
     except FileNotFoundError:
