@@ -9,9 +9,10 @@ from typing import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
-from ddim_jax.diffusion.process import Predict, Prediction, map_x0, noise_scale, signal_scale
-from ddim_jax.diffusion.schedule import Schedule
+from ddim_jax.diffusion.process import Predict, Prediction, map_x0, noise_scale, per_example, signal_scale
+from ddim_jax.diffusion.schedule import Array, Schedule
 
 
 def dynamic_threshold(schedule: Schedule, predict: Predict, percentile: float = 99.5) -> Predict:
@@ -30,32 +31,38 @@ def dynamic_threshold(schedule: Schedule, predict: Predict, percentile: float = 
     return map_x0(schedule, predict, threshold)
 
 
-def classifier_free(conditional: Predict, unconditional: Predict, weight) -> Predict:
+def classifier_free(conditional: Predict, unconditional: Predict, weight: ArrayLike) -> Predict:
     """unconditional + weight (conditional - unconditional): 1 is the conditional, more exaggerates what the condition adds.
 
-    (Ho & Salimans, arXiv 2207.12598, Eq. 6, whose w is weight - 1.) `weight` is a number or [B, 1, ...].
+    (Ho & Salimans, arXiv 2207.12598, Eq. 6, whose w is weight - 1.) `weight` is a number, [B] or [B, 1, ...].
     """
 
     def guided(x, t):
+        w = per_example(weight, x, "weight")
         towards, away = conditional(x, t), unconditional(x, t)
-        return jax.tree.map(lambda c, u: u + weight * (c - u), towards, away)
+        return jax.tree.map(lambda c, u: u + w * (c - u), towards, away)
 
     return guided
 
 
 def classifier(
-    schedule: Schedule, predict: Predict, log_prob: Callable[[jax.Array, jax.Array], jax.Array], weight=1.0
+    schedule: Schedule, predict: Predict, log_prob: Callable[[jax.Array, jax.Array], jax.Array], weight: ArrayLike = 1.0
 ) -> Predict:
     """eps - weight sqrt(1 - a_t) grad_x log p(y | x_t), and the x_0 that it implies.
 
-    (Dhariwal & Nichol, arXiv 2105.05233, algorithm 2.) log_prob (x_t [B, ...], t [B]) -> [B] is that of the wanted class y,
-    from a classifier of noisy images; each example's must depend on its own x_t alone. Where x_T holds no signal, a change of
-    eps says nothing of x_0, and the predictor is left as it is.
+    (Dhariwal & Nichol, arXiv 2105.05233, algorithm 2.) Where x_T holds no signal, a change of eps says nothing of x_0, and the
+    predictor is left as it is.
+
+    schedule: the noise schedule.
+    predict:  the predictor to guide.
+    log_prob: (x_t [B, ...], t [B]) -> [B], log p(y | x_t) of the wanted class y, from a classifier of noisy images; each
+              example's must depend on its own x_t alone.
+    weight:   a number (the default is 1), [B] or [B, 1, ...].
     """
 
     def guided(x, t):
         x0, eps = predict(x, t)
-        change = weight * noise_scale(schedule, t, x) * jax.grad(lambda x: log_prob(x, t).sum())(x)
+        change = per_example(weight, x, "weight") * noise_scale(schedule, t, x) * jax.grad(lambda x: log_prob(x, t).sum())(x)
         signal = signal_scale(schedule, t, x)
         change = jnp.where(signal == 0, 0, change)
         return Prediction(x0 + noise_scale(schedule, t, x) * change / jnp.where(signal == 0, 1, signal), eps - change)
@@ -63,8 +70,8 @@ def classifier(
     return guided
 
 
-def inpaint(schedule: Schedule, predict: Predict, known, mask) -> Predict:
-    """x_0 taken from `known` [B, ...] where `mask` is 1, from the predictor where it is 0; the mask broadcasts to x.
+def inpaint(schedule: Schedule, predict: Predict, known: Array, mask: ArrayLike) -> Predict:
+    """x_0 taken from `known` [B, ...] where `mask` is 1, from the predictor where it is 0; the mask, 0 to 1, broadcasts to x.
 
     A sampler then draws the known part from q(x_s | x_t, x_0) itself (Eq. 7), and its samples hold it exactly. For less
     visible seams run it with `solvers.repaint` (Lugmayr et al., arXiv 2201.09865).

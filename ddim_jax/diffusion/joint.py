@@ -6,19 +6,26 @@ At std = 0 the whole chain follows from x_0 and one x_t; at the std of eta = 1 i
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
 
-from ddim_jax.diffusion.process import forward_posterior, q_sample, reverse_posterior
-from ddim_jax.diffusion.schedule import Schedule, pairs
+from ddim_jax.diffusion.process import check_std, forward_posterior, noise_scale, q_sample, reverse_posterior
+from ddim_jax.diffusion.schedule import Array, Schedule, pairs
 
 
-def sample_down(schedule: Schedule, x0, tau, std, key) -> jax.Array:
-    """x at tau[1..S] given x0 [B, ...], drawn from the last down (Eq. 6 and 7): [S, B, ...], in the order of tau.
+def sample_down(schedule: Schedule, x0: Array, tau: ArrayLike, std: ArrayLike, key: jax.Array) -> jax.Array:
+    """x at tau[1..S] given x0, drawn from the last down (Eq. 6 and 7): [S, B, ...], in the order of tau.
 
-    `std` [S-1] holds the std of the steps between them, from that at tau[S] down. Raises ValueError where tau does not rise
-    from 0 or a std is out of range.
+    schedule: the noise schedule.
+    x0:       [B, ...].
+    tau:      int [S+1], rising from 0.
+    std:      [S-1], those of the steps between tau[1..S], from that at tau[S] down.
+    key:      a typed random key.
+
+    Raises ValueError where tau does not rise from 0 or a std is out of range.
     """
     t, s, std = _steps(schedule, x0, tau, std)
-    first = q_sample(schedule, x0, int(tau[-1]), _normal(key, 0, x0))
+    first = q_sample(schedule, x0, int(np.asarray(tau)[-1]), _normal(key, 0, x0))
 
     def step(x_t, row):
         i, t, s, std = row
@@ -30,10 +37,10 @@ def sample_down(schedule: Schedule, x0, tau, std, key) -> jax.Array:
     return jnp.concatenate([first[None], rest])[::-1]
 
 
-def sample_up(schedule: Schedule, x0, tau, std, key) -> jax.Array:
+def sample_up(schedule: Schedule, x0: Array, tau: ArrayLike, std: ArrayLike, key: jax.Array) -> jax.Array:
     """The same as `sample_down`, drawn from x at tau[1] up (Eq. 4 and 8)."""
     t, s, std = _steps(schedule, x0, tau, std)
-    first = q_sample(schedule, x0, int(tau[1]), _normal(key, 0, x0))
+    first = q_sample(schedule, x0, int(np.asarray(tau)[1]), _normal(key, 0, x0))
 
     def step(x_s, row):
         i, t, s, std = row
@@ -48,8 +55,9 @@ def sample_up(schedule: Schedule, x0, tau, std, key) -> jax.Array:
 def _steps(schedule: Schedule, x0, tau, std):
     """(t, s, std) of the steps between noisy x, from the last down, once they are checked."""
     t, s = (steps[:-1] for steps in pairs(schedule, tau))
-    for step in zip(t.tolist(), s.tolist(), std):
-        reverse_posterior(schedule, x0[:1], x0[:1], *step)  # which knows the range of std
+    if np.shape(std) != t.shape:
+        raise ValueError(f"std has shape {np.shape(std)}; there are {len(t)} steps between tau[1] and tau[-1], one std for each")
+    check_std(std, noise_scale(schedule, s), "it must lie between 0 and sqrt(1 - alpha_bar[s])")
     return jnp.asarray(t), jnp.asarray(s), jnp.asarray(std, x0.dtype)
 
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from ddim_jax.diffusion.ode import noise_to_signal, to_x_bar
 from ddim_jax.diffusion.process import (
@@ -26,7 +27,7 @@ from ddim_jax.diffusion.process import (
     reverse_posterior,
     signal_scale,
 )
-from ddim_jax.diffusion.schedule import Schedule, pairs
+from ddim_jax.diffusion.schedule import Array, Schedule, is_known, library, pairs
 
 
 class Bound(NamedTuple):
@@ -42,16 +43,18 @@ class Bound(NamedTuple):
         return self.prior + self.steps.sum(0) + self.decoder
 
 
-def check_stds(schedule: Schedule, tau, std) -> np.ndarray:
-    """The standard deviations [S] of the steps down through tau [S+1], the last that of p(x_0 | x_1).
+def check_stds(schedule: Schedule, tau: ArrayLike, std: ArrayLike) -> np.ndarray:
+    """The standard deviations [S] of the steps down through tau [S+1], the last that of p(x_0 | x_1), in float64.
 
-    Raises ValueError unless tau ends at T, and each is above 0 and at most sqrt(1 - a_s) but for the last.
+    Raises ValueError unless tau ends at T, and each is above 0 and at most sqrt(1 - a_s) but for the last; for a schedule
+    that is an argument of compiled code, sqrt(1 - a_s) is not known, and that is left out.
     """
     t, s = pairs(schedule, tau)
     std = np.asarray(std, np.float64)
+    limit = noise_scale(schedule, s[:-1]) * (1 + 1e-6) if is_known(schedule.alpha_bar) else np.inf
     if t[0] != schedule.num_steps:
         raise ValueError(f"tau ends at {t[0]}; the bound needs all of the chain, so it must end at {schedule.num_steps}")
-    if std.shape != t.shape or np.any(std <= 0) or np.any(std[:-1] > noise_scale(schedule, s[:-1]) * (1 + 1e-6)):
+    if std.shape != t.shape or np.any(std <= 0) or np.any(std[:-1] > limit):
         raise ValueError(
             f"std must be {len(t)} numbers above 0, from the step at T down, each at most sqrt(1 - alpha_bar[s]) but for the "
             f"last, which is that of p(x_0 | x_1); got {std}"
@@ -59,11 +62,27 @@ def check_stds(schedule: Schedule, tau, std) -> np.ndarray:
     return std
 
 
-def variational_bound(schedule: Schedule, eps_fn: EpsFn, tau, std, x0, eps, discretised: bool = False) -> Bound:
-    """J_sigma (Eq. 11) over tau [S+1], estimated from one draw: x0 [B, ...], and eps [S, B, ...] for the steps from T down.
+def variational_bound(
+    schedule: Schedule,
+    eps_fn: EpsFn,
+    tau: ArrayLike,
+    std: ArrayLike,
+    x0: Array,
+    eps: Array,
+    discretised: bool = False,
+) -> Bound:
+    """J_sigma (Eq. 11) over the steps of tau, estimated from one draw of the noise, for each example.
 
-    `std` [S] as `check_stds` has it. p(x_0 | x_1) is the density N(f(x_1), std^2) of Eq. 10, or if `discretised` the
-    probability of each 8-bit value (DDPM Eq. 13), for x0 in {-1, -1 + 2/255, ..., 1}.
+    schedule:    the noise schedule.
+    eps_fn:      (x [B, ...], t [B]) -> eps [B, ...].
+    tau:         int [S+1], from 0 to T.
+    std:         [S], as `check_stds` has them.
+    x0:          [B, ...] in [-1, 1].
+    eps:         [S, B, ...], standard normal, for the steps from T down.
+    discretised: whether p(x_0 | x_1) is the probability of each 8-bit value (DDPM Eq. 13), for x0 in {-1, -1 + 2/255, ..., 1},
+                 or (the default) the density N(f(x_1), std^2) of Eq. 10.
+
+    Raises ValueError as `check_stds` does.
     """
     std = check_stds(schedule, tau, std)
     t, s = pairs(schedule, tau)
@@ -75,21 +94,21 @@ def variational_bound(schedule: Schedule, eps_fn: EpsFn, tau, std, x0, eps, disc
         """Between two normals of one standard deviation: |difference of means|^2 / (2 std^2)."""
         t, s, std, eps = row
         x_t = q_sample(schedule, x0, t, eps)
-        f = predict_x0(schedule, x_t, t, eps_fn(x_t, jnp.full(len(x0), t)))
+        f = predict_x0(schedule, x_t, t, eps_fn(x_t, jnp.full(x0.shape[0], t)))
         q, p = (reverse_posterior(schedule, x_t, x, t, s, std).mean for x in (x0, f))
         return total(jnp.square(q - p)) / (2 * std**2)
 
     steps = jax.lax.map(kl, tuple(map(jnp.asarray, (t[:-1], s[:-1], std[:-1], eps[:-1]))))
     variance = 1 - schedule.alpha_bar[-1]
     mean = signal_scale(schedule, schedule.num_steps, x0) * x0
-    prior = total(jnp.square(mean) + variance - 1 - math.log(variance)) / 2
+    prior = total(jnp.square(mean) + variance - 1 - library(variance).log(variance)) / 2
     x_1 = q_sample(schedule, x0, int(t[-1]), eps[-1])
-    f = predict_x0(schedule, x_1, int(t[-1]), eps_fn(x_1, jnp.full(len(x0), t[-1])))
+    f = predict_x0(schedule, x_1, int(t[-1]), eps_fn(x_1, jnp.full(x0.shape[0], t[-1])))
     log_prob = discretised_log_prob if discretised else jax.scipy.stats.norm.logpdf
     return Bound(prior, steps, -total(log_prob(x0, f, std[-1])))
 
 
-def gamma(schedule: Schedule, tau, std) -> np.ndarray:
+def gamma(schedule: Schedule, tau: ArrayLike, std: ArrayLike) -> Array:
     """The weights gamma [S] with which Theorem 1 is exact, from the step at T down; `std` [S] as `check_stds` has it.
 
     The paper's, 1 / (2 d sigma^2 a_t), are not: with them J_sigma - L_gamma still depends on eps_theta. At eta = 1 these are
@@ -98,30 +117,38 @@ def gamma(schedule: Schedule, tau, std) -> np.ndarray:
     std = check_stds(schedule, tau, std)
     t, s = pairs(schedule, tau)
     kept = signal_scale(schedule, s) * noise_scale(schedule, t) / signal_scale(schedule, t)
-    direction = np.append(direction_scale(schedule, s[:-1], std[:-1]), 0.0)  # p(x_0 | x_1) has the mean f(x_1) alone
-    return np.square(kept - direction) / (2 * std**2)
+    xp = library(kept)
+    direction = xp.append(direction_scale(schedule, s[:-1], std[:-1]), xp.zeros(1))  # p(x_0 | x_1) has the mean f(x_1) alone
+    return xp.square(kept - direction) / (2 * std**2)
 
 
-def constant(schedule: Schedule, std_1: float, x0) -> jax.Array:
+def constant(schedule: Schedule, std_1: float, x0: Array) -> jax.Array:
     """C [B] of Theorem 1, J_sigma = L_gamma + C: what the network cannot change, for a density p(x_0 | x_1) of std_1."""
     a_T, d = schedule.alpha_bar[-1], math.prod(x0.shape[1:])
     square = jnp.sum(jnp.square(x0), axis=range(1, x0.ndim))
-    return (a_T * square - d * a_T - d * math.log1p(-a_T)) / 2 + d / 2 * math.log(2 * math.pi * std_1**2)
+    return (a_T * square - d * a_T - d * library(a_T).log1p(-a_T)) / 2 + d / 2 * math.log(2 * math.pi * std_1**2)
 
 
-def accelerated_gamma(schedule: Schedule, tau, std, skipped_std) -> np.ndarray:
+def accelerated_gamma(schedule: Schedule, tau: ArrayLike, std: ArrayLike, skipped_std: float) -> Array:
     """The weights [T] of |eps_theta - eps|^2 at t = 1..T in the objective of the accelerated chain (appendix C.1).
 
     Steps in tau weigh as in `gamma`; each other step t, which the sampler skips, is trained as a decoder of its own,
     N(f(x_t), skipped_std^2), and weighs (1 - a_t) / (2 skipped_std^2 a_t). (The paper's "KL" over those is -log p(x_0 | x_t).)
+
+    schedule:    the noise schedule.
+    tau:         int [S+1], from 0 to T.
+    std:         [S], as `check_stds` has them.
+    skipped_std: a number above 0.
+
+    Raises ValueError as `check_stds` does.
     """
-    t = np.arange(1, schedule.num_steps + 1)
-    weights = np.square(noise_scale(schedule, t) / signal_scale(schedule, t) / skipped_std) / 2
-    weights[pairs(schedule, tau)[0] - 1] = gamma(schedule, tau, std)
-    return weights
+    t, visited = np.arange(1, schedule.num_steps + 1), pairs(schedule, tau)[0][::-1]
+    chosen = gamma(schedule, tau, std)[::-1]
+    skipped = np.square(noise_scale(schedule, t) / signal_scale(schedule, t) / skipped_std) / 2
+    return library(skipped).where(np.isin(t, visited), chosen[np.searchsorted(visited, t)], skipped)
 
 
-def discretised_log_prob(x0, mean, std) -> jax.Array:
+def discretised_log_prob(x0: Array, mean: Array, std: ArrayLike) -> jax.Array:
     """log of the probability that N(mean, std^2) gives each 8-bit value: its interval of width 2/255, open at -1 and at 1."""
     upper = jnp.where(x0 > 1 - 1e-3, jnp.inf, (x0 + 1 / 255 - mean) / std)
     lower = jnp.where(x0 < -1 + 1e-3, -jnp.inf, (x0 - 1 / 255 - mean) / std)
@@ -132,22 +159,32 @@ def discretised_log_prob(x0, mean, std) -> jax.Array:
     return log_upper + jnp.log(-jnp.expm1(jnp.minimum(difference, -1e-30)))
 
 
-def bits_per_dimension(nats, shape: tuple[int, ...]):
+def bits_per_dimension(nats: ArrayLike, shape: tuple[int, ...]):
     """Nats of a whole example [B], of shape (H, W, C), as bits a value."""
     return nats / (math.prod(shape) * math.log(2))
 
 
-def ode_log_likelihood(schedule: Schedule, predict: Predict, tau, x, key, num_probes: int = 1) -> jax.Array:
-    """log p(x) [B] in nats of x [B, ...] at step tau[1], by the ODE of Eq. 14 from there to x-bar_T ~ N(0, sigma_T^2).
+def ode_log_likelihood(
+    schedule: Schedule, predict: Predict, tau: ArrayLike, x: Array, key: jax.Array, num_probes: int = 1
+) -> jax.Array:
+    """log p(x) [B] in nats of x at step tau[1], by the ODE of Eq. 14 from there to x-bar_T ~ N(0, sigma_T^2).
 
     d log p = -(div eps) / sqrt(sigma^2 + 1) d sigma along the path, div by Hutchinson's estimator with `num_probes` random
     signs (Song et al., arXiv 2011.13456, D.2). Both integrals take Heun's steps of order 2 between the steps of tau. Where
-    x is data in 8 bits, add uniform noise of its bin's width, and the log of that width for each value. Raises ValueError where
-    tau does not end at T, or x_T holds no signal at all, so that sigma_T is infinite.
+    x is data in 8 bits, add uniform noise of its bin's width, and the log of that width for each value.
+
+    schedule:   the noise schedule.
+    predict:    (x [B, ...], t [B]) -> Prediction.
+    tau:        int [S+1], from 0 to T.
+    x:          [B, ...].
+    key:        a typed random key, for the signs.
+    num_probes: how many draws of the signs are averaged; 1 is the default.
+
+    Raises ValueError where tau does not end at T, or x_T holds no signal at all, so that sigma_T is infinite.
     """
-    tau = np.asarray(tau)
     pairs(schedule, tau)  # the same checks of tau
-    if tau[-1] != schedule.num_steps or schedule.alpha_bar[-1] == 0:
+    tau = np.asarray(tau)
+    if tau[-1] != schedule.num_steps or (is_known(schedule.alpha_bar) and schedule.alpha_bar[-1] == 0):
         raise ValueError(
             f"tau ends at {tau[-1]}, where alpha_bar is {schedule.alpha_bar[tau[-1]]}; the prior is that of the last step of the "
             f"schedule, {schedule.num_steps}, with alpha_bar above 0"
@@ -158,7 +195,7 @@ def ode_log_likelihood(schedule: Schedule, predict: Predict, tau, x, key, num_pr
         """eps and its divergence in x-bar: what x-bar and log p change by with sigma."""
 
         def eps(x_bar):
-            return predict(x_bar * signal_scale(schedule, t, x_bar), jnp.full(len(x_bar), t)).eps
+            return predict(x_bar * signal_scale(schedule, t, x_bar), jnp.full(x_bar.shape[0], t)).eps
 
         value, push = jax.linearize(eps, x_bar)
         divergence = jax.lax.map(lambda probe: jnp.sum(probe * push(probe), axis=range(1, x.ndim)), probes)
@@ -172,9 +209,10 @@ def ode_log_likelihood(schedule: Schedule, predict: Predict, tau, x, key, num_pr
         second, second_divergence = slope(x_bar + h * first, t)
         return (x_bar + h * (first + second) / 2, change + h * (first_divergence + second_divergence) / 2), None
 
-    start = (to_x_bar(schedule, x, int(tau[1])), jnp.zeros(len(x), x.dtype))
+    start = (to_x_bar(schedule, x, int(tau[1])), jnp.zeros(x.shape[0], x.dtype))
     (x_bar, change), _ = jax.lax.scan(heun, start, (jnp.asarray(tau[1:-1]), jnp.asarray(tau[2:])))
     prior = jax.scipy.stats.norm.logpdf(x_bar, 0, noise_to_signal(schedule, int(tau[-1])))
     # p is the density of x-bar; that of x itself is 1 / signal times it, for each value.
-    rescaled = -math.prod(x.shape[1:]) * math.log(signal_scale(schedule, int(tau[1])))
+    signal = signal_scale(schedule, int(tau[1]))
+    rescaled = -math.prod(x.shape[1:]) * library(signal).log(signal)
     return jnp.sum(prior, axis=range(1, x.ndim)) + change + rescaled

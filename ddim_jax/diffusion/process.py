@@ -7,23 +7,25 @@
     std = eta sqrt((1 - a_s) / (1 - a_t)) sqrt(1 - a_t / a_s)                                                    Eq. 16
 
 with a = alpha_bar, s < t any two steps. Steps `t`, `s` are whole numbers 0..T, as scalars or as [B], one for each example
-of x [B, ...]. Steps, eta and std are checked where their values are known, which inside compiled code they are not.
+of x [B, ...]; eta and std are numbers, or [B], or [B, 1, ...]. All of them are checked where their values and those of the
+schedule are known, which for arguments of compiled code they are not.
 """
 
-from typing import Callable, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
-from ddim_jax.diffusion.schedule import Schedule
+from ddim_jax.diffusion.schedule import Array, Schedule, Steps, is_known, library
 
 
 class Gaussian(NamedTuple):
     """A normal distribution with the same standard deviation in every dimension of an example."""
 
     mean: jax.Array  # [B, ...]
-    std: jax.Array  # scalar or [B, 1, ...]
+    std: ArrayLike  # a number, or [B, 1, ...]
 
 
 class Prediction(NamedTuple):
@@ -37,156 +39,225 @@ EpsFn = Callable[[jax.Array, jax.Array], jax.Array]  # (x [B, ...], t [B]) -> ep
 Predict = Callable[[jax.Array, jax.Array], Prediction]  # (x [B, ...], t [B]) -> Prediction
 
 
-def _at(table: np.ndarray, t, like):
-    """table[t], in float64 on the host; with `like`, in its precision (float32 or more) and shaped to multiply it."""
-    if _is_known(t):
+def _scale(schedule: Schedule, square: Callable, t: Steps, like: Array | None):
+    """sqrt(square(alpha_bar[t])), in float64 on the host; with `like`, in its precision (float32 or more) and shaped to multiply it.
+
+    A schedule that is an argument of compiled code is computed with where it is, in the widest float there is.
+    """
+    if is_known(t):
         t = np.asarray(t)
-        if not np.issubdtype(t.dtype, np.integer) or np.any((t < 0) | (t >= len(table))):
-            raise ValueError(f"steps must be whole numbers from 0 to {len(table) - 1}, the length of the schedule; got {t}")
-    if like is None:
-        return table[t] if isinstance(t, np.ndarray) else jnp.asarray(table)[t]
-    values = jnp.asarray(table, np.promote_types(like.dtype, np.float32))[t]
+        if not np.issubdtype(t.dtype, np.integer) or np.any((t < 0) | (t > schedule.num_steps)):
+            raise ValueError(f"steps must be whole numbers from 0 to {schedule.num_steps}, the length of the schedule; got {t}")
+    if is_known(schedule.alpha_bar):
+        table = np.sqrt(square(np.asarray(schedule.alpha_bar, np.float64)))
+        if like is None:
+            return table[t] if isinstance(t, np.ndarray) else jnp.asarray(table)[t]
+        values = jnp.asarray(table, np.promote_types(like.dtype, np.float32))[t]
+    else:
+        values = _sqrt(square(jnp.asarray(schedule.alpha_bar, float)[t]))
+        if like is None:
+            return values
+        values = values.astype(np.promote_types(like.dtype, np.float32))
     return jnp.expand_dims(values, tuple(range(values.ndim, like.ndim))) if values.ndim else values
 
 
-def _library(x):
-    """NumPy for its own arrays and numbers, which stay float64 on the host; JAX's for its own."""
-    return jnp if isinstance(x, jax.Array) else np
-
-
 def _sqrt(square):
-    """Square root of a difference that rounding may have taken just below 0."""
-    return _library(square).sqrt(_library(square).maximum(square, 0))
+    """Square root of a difference that rounding may have taken just below 0. At 0 its derivative counts as 0, not as infinite."""
+    xp = library(square)
+    return xp.where(square <= 0, 0, xp.sqrt(xp.where(square <= 0, 1, square)))
 
 
-def _is_known(value) -> bool:
-    return not isinstance(value, jax.core.Tracer)
+def per_example(value: ArrayLike, like: Array, name: str):
+    """A number, or one for each example of `like` [B, ...], shaped to multiply it: [B] becomes [B, 1, ...].
+
+    Raises ValueError for any other shape; `name` says in it whose.
+    """
+    if np.ndim(value) == 1 and np.shape(value) == like.shape[:1]:
+        return library(value).reshape(value, (-1, *[1] * (like.ndim - 1)))
+    if np.ndim(value) in (0, like.ndim) and np.ndim(value) != 1:
+        return value
+    raise ValueError(
+        f"{name} has shape {np.shape(value)} for examples of shape {like.shape}; expected a number, one for each example "
+        f"[{like.shape[0]}], or an array of {like.ndim} axes that multiplies them"
+    )
+
+
+def check_shape(found, expected, what: str) -> None:
+    """Raises ValueError, with both shapes, where `what` was found in another shape than that of the x it is for."""
+    if jnp.shape(found) != jnp.shape(expected):
+        raise ValueError(f"{what} has shape {jnp.shape(found)}, for x of shape {jnp.shape(expected)}; they must be the same")
 
 
 # The scales of the equations above. Without `like` they are float64 numbers for the tables of a solver; with `like`, an
 # array x [B, ...], they are in its precision and shaped to multiply it.
 
 
-def signal_scale(schedule: Schedule, t, like=None):
+def signal_scale(schedule: Schedule, t: Steps, like: Array | None = None):
     """sqrt(a_t), the weight of x_0 in x_t."""
-    return _at(np.sqrt(schedule.alpha_bar), t, like)
+    return _scale(schedule, lambda alpha_bar: alpha_bar, t, like)
 
 
-def noise_scale(schedule: Schedule, t, like=None):
+def noise_scale(schedule: Schedule, t: Steps, like: Array | None = None):
     """sqrt(1 - a_t), the weight of the noise in x_t."""
-    return _at(np.sqrt(1 - schedule.alpha_bar), t, like)
+    return _scale(schedule, lambda alpha_bar: 1 - alpha_bar, t, like)
 
 
-def transition_std(schedule: Schedule, t, s, like=None):
+def transition_std(schedule: Schedule, t: Steps, s: Steps, like: Array | None = None):
     """sqrt(1 - a_t / a_s), the noise that DDPM's chain adds from s up to t (Eq. 3); the paper's sigma-hat (D.3)."""
     signal_t, signal_s = signal_scale(schedule, t, like), signal_scale(schedule, s, like)
     noise_t, noise_s = noise_scale(schedule, t, like), noise_scale(schedule, s, like)
     # a_s - a_t, from the smaller pair of scales: near the ends of the schedule the other one is rounded to 1.
-    added = _library(signal_s).where(signal_s < noise_s, signal_s**2 - signal_t**2, noise_t**2 - noise_s**2)
+    added = library(signal_s, signal_t).where(signal_s < noise_s, signal_s**2 - signal_t**2, noise_t**2 - noise_s**2)
     return _sqrt(added) / signal_s
 
 
-def step_std(schedule: Schedule, t, s, eta=1.0, like=None):
+def step_std(schedule: Schedule, t: Steps, s: Steps, eta: ArrayLike = 1.0, like: Array | None = None):
     """The paper's sigma of the step t -> s (Eq. 16): 0 at eta = 0 (DDIM), DDPM's posterior at eta = 1.
+
+    t, s: whole numbers 0..T, s <= t: numbers, or arrays of one shape.
+    eta:  a number, or an array of that shape, or with `like` also [B, 1, ...].
+    like: x [B, ...] that the result is to multiply, or None (the default) for float64 on the host.
 
     Raises ValueError if eta is negative or above sqrt((1 - a_t) / (1 - a_t / a_s)), where sigma^2 would exceed 1 - a_s.
     """
+    if is_known(schedule.alpha_bar, t, s, eta):
+        _check_eta(schedule, np.asarray(t), np.asarray(s), np.asarray(eta))
+    eta = eta if like is None else per_example(eta, like, "eta")
     ratio = noise_scale(schedule, s, like) / noise_scale(schedule, t, like)
-    std = eta * ratio * transition_std(schedule, t, s, like)
-    if all(map(_is_known, (t, s, eta))):
-        if np.any((np.asarray(s) > np.asarray(t)) & (np.asarray(eta) > 0)):
-            raise ValueError(f"eta is {eta} for steps from {t} up to {s}: upwards, which is encoding, there is no noise to add")
-        random = np.asarray(s) > 0  # into x_0 itself sigma is 0 at any eta
-        limit = np.min(noise_scale(schedule, t) / transition_std(schedule, t, s), where=random, initial=np.inf)
-        if not np.all((0 <= np.asarray(eta)) & (np.asarray(eta) <= limit * (1 + 1e-6))):
-            raise ValueError(
-                f"eta is {eta}; for these steps it must lie between 0 and {limit:.4f}, where sigma^2 reaches 1 - alpha_bar[s]"
-            )
-    return std
+    return eta * ratio * transition_std(schedule, t, s, like)
 
 
-def direction_scale(schedule: Schedule, s, std, like=None):
-    """sqrt(1 - a_s - std^2), the weight of the "direction pointing to x_t" in Eq. 12."""
-    return _sqrt(noise_scale(schedule, s, like) ** 2 - std**2)
+def _check_eta(schedule: Schedule, t: np.ndarray, s: np.ndarray, eta: np.ndarray) -> None:
+    t, s = (steps.reshape(steps.shape + (1,) * (eta.ndim - steps.ndim)) for steps in (t, s))
+    if np.any((s > t) & (eta > 0)):
+        raise ValueError(f"eta is {eta} for steps from {t} up to {s}: upwards, which is encoding, there is no noise to add")
+    with np.errstate(divide="ignore", invalid="ignore"):  # into x_0 itself sigma is 0 at any eta
+        limit = np.where(s > 0, noise_scale(schedule, t) / transition_std(schedule, t, s), np.inf)
+    if not np.all((0 <= eta) & (eta <= limit * (1 + 1e-6))):
+        raise ValueError(
+            f"eta is {eta}; for these steps it must lie between 0 and {np.min(limit):.4f}, where sigma^2 reaches 1 - alpha_bar[s]"
+        )
 
 
-def q_sample(schedule: Schedule, x0, t, eps):
+def direction_scale(schedule: Schedule, s: Steps, std: ArrayLike, like: Array | None = None):
+    """sqrt(1 - a_s - std^2), the weight of the "direction pointing to x_t" in Eq. 12; sqrt(1 - a_s) itself for the number 0."""
+    noise = noise_scale(schedule, s, like)
+    if isinstance(std, (int, float)) and std == 0:
+        return noise
+    std = std if like is None else per_example(std, like, "std")
+    return _sqrt(noise**2 - std**2)
+
+
+def step_weights(schedule: Schedule, s: Steps, std: ArrayLike, like: Array | None = None):
+    """The weights of x_0 and eps in the mean of Eq. 12: of the predicted x_0, and of the "direction pointing to x_t"."""
+    return signal_scale(schedule, s, like), direction_scale(schedule, s, std, like)
+
+
+def step_mean(schedule: Schedule, x0: Array, eps: Array, s: Steps, std: ArrayLike):
+    """Eq. 12 without its noise: the mean of x_s [B, ...], from both halves of x_t, for noise of standard deviation `std`."""
+    x0_weight, eps_weight = step_weights(schedule, s, std, x0)
+    return x0_weight * x0 + eps_weight * eps
+
+
+def q_sample(schedule: Schedule, x0: Array, t: Steps, eps: Array):
     """x_t [B, ...] from clean x0 [B, ...] and noise eps [B, ...], a draw of q(x_t | x_0) (Eq. 4)."""
     return signal_scale(schedule, t, x0) * x0 + noise_scale(schedule, t, x0) * eps
 
 
-def predict_x0(schedule: Schedule, x_t, t, eps):
+def predict_x0(schedule: Schedule, x_t: Array, t: Steps, eps: Array):
     """The x_0 that x_t and its noise eps imply: f(x_t) of Eq. 9."""
     return (x_t - noise_scale(schedule, t, x_t) * eps) / signal_scale(schedule, t, x_t)
 
 
-def predict_eps(schedule: Schedule, x_t, t, x0):
+def predict_eps(schedule: Schedule, x_t: Array, t: Steps, x0: Array):
     """The noise that x_t and its x0 imply: Eq. 9 solved for eps. Needs t >= 1, since x_0 itself holds no noise."""
     return (x_t - signal_scale(schedule, t, x_t) * x0) / noise_scale(schedule, t, x_t)
 
 
-def velocity(schedule: Schedule, x0, t, eps):
+def velocity(schedule: Schedule, x0: Array, t: Steps, eps: Array):
     """v = sqrt(a_t) eps - sqrt(1 - a_t) x_0, how x_t turns as its angle grows (Salimans & Ho, arXiv 2202.00512, appendix D)."""
     return signal_scale(schedule, t, x0) * eps - noise_scale(schedule, t, x0) * x0
 
 
-def from_velocity(schedule: Schedule, x_t, t, v):
+def from_velocity(schedule: Schedule, x_t: Array, t: Steps, v: Array):
     """(x_0, eps) from x_t and its velocity: the rotation by which they follow, without a division."""
     signal, noise = signal_scale(schedule, t, x_t), noise_scale(schedule, t, x_t)
     return signal * x_t - noise * v, noise * x_t + signal * v
 
 
-def reverse_posterior(schedule: Schedule, x_t, x0, t, s, std) -> Gaussian:
+def reverse_posterior(schedule: Schedule, x_t: Array, x0: Array, t: Steps, s: Steps, std: ArrayLike) -> Gaussian:
     """q(x_s | x_t, x_0), one step down from t >= 1 to s < t, for any std up to sqrt(1 - a_s) (Eq. 7).
 
-    `std` is a number or [B, 1, ...]. Raises ValueError where std is larger than that.
+    x_t: [B, ...].
+    x0:  [B, ...].
+    t:   a whole number in 1..T, or [B].
+    s:   a whole number below t, or [B].
+    std: a number, [B] or [B, 1, ...].
+
+    Raises ValueError where std is negative or larger than sqrt(1 - a_s).
     """
     check_std(std, noise_scale(schedule, s), "it must lie between 0 and sqrt(1 - alpha_bar[s])")
-    eps = predict_eps(schedule, x_t, t, x0)
-    mean = signal_scale(schedule, s, x_t) * x0 + direction_scale(schedule, s, std, x_t) * eps
-    return Gaussian(mean, std)
+    std = per_example(std, x_t, "std")
+    return Gaussian(step_mean(schedule, x0, predict_eps(schedule, x_t, t, x0), s, std), std)
 
 
-def forward_posterior(schedule: Schedule, x_s, x0, s, t, std) -> Gaussian:
+def forward_posterior(schedule: Schedule, x_s: Array, x0: Array, s: Steps, t: Steps, std: ArrayLike) -> Gaussian:
     """q(x_t | x_s, x_0), one step up from s >= 1 to t > s, by Bayes' rule from Eq. 7 (Eq. 8, of which the paper gives no form).
 
         mean sqrt(a_t) x_0 + sqrt((1 - a_t) (1 - a_s - std^2)) / (1 - a_s) (x_s - sqrt(a_s) x_0),
         variance std^2 (1 - a_t) / (1 - a_s)
 
-    `std` is that of the step down. The mean is free of x_0, the process Markov, at the std of eta = 1 alone (Eq. 16).
-    Raises ValueError where std is larger than sqrt(1 - a_s).
+    The mean is free of x_0, and the process Markov, at the std of eta = 1 alone (Eq. 16).
+
+    x_s: [B, ...].
+    x0:  [B, ...].
+    s:   a whole number in 1..T, or [B].
+    t:   a whole number above s, or [B].
+    std: a number, [B] or [B, 1, ...]: that of the step down, t -> s.
+
+    Raises ValueError where std is negative or larger than sqrt(1 - a_s).
     """
     check_std(std, noise_scale(schedule, s), "it must lie between 0 and sqrt(1 - alpha_bar[s])")
+    std = per_example(std, x_s, "std")
     noise_t, noise_s = noise_scale(schedule, t, x_s), noise_scale(schedule, s, x_s)
     eps = predict_eps(schedule, x_s, s, x0)
     mean = signal_scale(schedule, t, x_s) * x0 + noise_t / noise_s * direction_scale(schedule, s, std, x_s) * eps
     return Gaussian(mean, std * noise_t / noise_s)
 
 
-def check_std(std, limit, says: str) -> None:
-    """Raises ValueError unless `std`, a number or [B, 1, ...], lies between 0 and `limit`, a number or [B], if both are known."""
-    if _is_known(std) and _is_known(limit):
+def check_std(std: ArrayLike, limit: ArrayLike, says: str) -> None:
+    """Raises ValueError unless `std`, a number, [B] or [B, 1, ...], lies between 0 and `limit`, a number or [B], if both are known."""
+    if is_known(std, limit):
         limit = np.reshape(limit, np.shape(limit) + (1,) * (np.ndim(std) - np.ndim(limit)))
         if not np.all((0 <= np.asarray(std)) & (np.asarray(std) <= limit * (1 + 1e-6))):
             raise ValueError(f"std is {std}; {says} = {limit}")
 
 
-def ddim_step(schedule: Schedule, x_t, eps, t, s, eta=0.0, noise=None):
+def ddim_step(
+    schedule: Schedule, x_t: Array, eps: Array, t: Steps, s: Steps, eta: ArrayLike = 0.0, noise: Array | None = None
+):
     """One step t -> s of the generative process (Eq. 12): returns (x_s, the predicted x_0), both [B, ...].
 
-    For reading, and for loops of your own; `sampling.sample` runs whole tables of such steps. Without noise it goes upwards
-    too, s > t, which encodes. Raises ValueError where eta, a number, calls for `noise` [B, ...] (standard normal) and there
-    is none, or is past its limit (see `step_std`).
+    For reading, and for loops of your own; `sampling.sample` runs whole tables of such steps.
+
+    x_t:   [B, ...].
+    eps:   [B, ...], what the network predicts for x_t.
+    t:     a whole number in 0..T, or [B].
+    s:     the same; below t, or without noise also above it, which encodes.
+    eta:   a number, [B] or [B, 1, ...]: 0 (the default) is DDIM, 1 is DDPM.
+    noise: [B, ...], standard normal, where eta is not 0; None (the default) where it is.
+
+    Raises ValueError where eta calls for noise and there is none, or is past its limit (see `step_std`).
     """
-    if noise is None and not (_is_known(eta) and np.all(np.asarray(eta) == 0)):
+    if noise is None and not (is_known(eta) and np.all(np.asarray(eta) == 0)):
         raise ValueError(f"eta is {eta}, so the step is random: pass noise, standard normal and of shape {x_t.shape}")
     x0 = predict_x0(schedule, x_t, t, eps)
     std = 0.0 if noise is None else step_std(schedule, t, s, eta, x_t)
-    x_s = signal_scale(schedule, s, x_t) * x0 + direction_scale(schedule, s, std, x_t) * eps
+    x_s = step_mean(schedule, x0, eps, s, std)
     return (x_s if noise is None else x_s + std * noise), x0
 
 
-def number_from_zero(network) -> Callable:
+def number_from_zero(network: Callable[[jax.Array, jax.Array], Any]) -> Callable[[jax.Array, jax.Array], Any]:
     """network (x, step) with steps 0..T-1, as every published one has, to a function (x, t) of the paper's t.
 
     At t = 0, where nothing was trained and encoding begins, it asks at t = 1 (the paper leaves this open).
@@ -196,13 +267,14 @@ def number_from_zero(network) -> Callable:
 
 def from_eps(schedule: Schedule, eps_fn: EpsFn) -> Predict:
     """A predictor from a function that predicts the noise (Eq. 9). Raises ValueError where x_T holds no signal at all."""
-    if schedule.alpha_bar[-1] == 0:
+    if is_known(schedule.alpha_bar) and schedule.alpha_bar[-1] == 0:
         raise ValueError(
             "alpha_bar[T] is 0 (zero terminal SNR): from pure noise no x_0 follows, so eps prediction cannot start there"
         )
 
     def predict(x, t):
         eps = eps_fn(x, t)
+        check_shape(eps, x, "what the network predicts")
         return Prediction(predict_x0(schedule, x, t, eps), eps)
 
     return predict
@@ -213,6 +285,7 @@ def from_x0(schedule: Schedule, x0_fn: EpsFn) -> Predict:
 
     def predict(x, t):
         x0, clean = x0_fn(x, t), _clean(t, x)
+        check_shape(x0, x, "what the network predicts")
         return Prediction(jnp.where(clean, x, x0), predict_eps(schedule, x, jnp.maximum(t, 1), x0))
 
     return predict
@@ -222,7 +295,9 @@ def from_v(schedule: Schedule, v_fn: EpsFn) -> Predict:
     """A predictor from a function that predicts the velocity. At t = 0 its answer serves for eps alone, as at t = 1."""
 
     def predict(x, t):
-        x0, eps = from_velocity(schedule, x, jnp.maximum(t, 1), v_fn(x, t))
+        v = v_fn(x, t)
+        check_shape(v, x, "what the network predicts")
+        x0, eps = from_velocity(schedule, x, jnp.maximum(t, 1), v)
         return Prediction(jnp.where(_clean(t, x), x, x0), eps)
 
     return predict

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from ddim_jax.diffusion.process import Predict
+from ddim_jax.diffusion.process import Predict, check_shape, per_example
 from ddim_jax.diffusion.scan import Record, Step, scan_rows
-from ddim_jax.diffusion.schedule import Schedule
+from ddim_jax.diffusion.schedule import Array, Schedule, is_known
 from ddim_jax.diffusion.solvers import StepTable, ddim, encode
 
 
@@ -28,8 +28,10 @@ def sample(predict: Predict, table: StepTable, x: jax.Array, key: jax.Array | No
     """Takes x [B, ...] through every step of the table: from latents x_T to samples x_0, or back with an encoding table.
 
     `key` is a typed random key, or one for each example [B], whose sample then does not depend on the rest of the batch.
-    A table without noise ignores it. Raises ValueError where there is noise to draw and no key; that includes every table
-    that is an argument of compiled code, whose weights cannot be seen there.
+    A table without noise ignores it. x is computed in float32 or more, and predictions in its precision.
+
+    Raises ValueError where there is noise to draw and no key, which includes every table that is an argument of compiled code,
+    whose weights cannot be seen there; where the keys do not fit the batch; and where a prediction has another shape than x.
     """
     x, _ = run(predict, table, x, key, lambda step: None)
     return x
@@ -56,21 +58,26 @@ def run(
 
     Raises ValueError as `sample` does, and for rows that do not rise or lie outside the table.
     """
-    if key is None and (isinstance(table.noise, jax.core.Tracer) or np.any(np.asarray(table.noise) != 0)):
+    if key is None and (not is_known(table.noise) or np.any(np.asarray(table.noise) != 0)):
         raise ValueError(
             "this table may draw noise and no random key was given: pass key=jax.random.key(seed). A table that is an "
             "argument of compiled code always needs one, and ignores it if its noise weights are 0."
         )
     if key is not None and not jnp.issubdtype(getattr(key, "dtype", None), jax.dtypes.prng_key):
         raise ValueError(f"the random key is {key!r}; make it with jax.random.key(seed), not jax.random.PRNGKey")
-    if key is not None and key.shape not in ((), (len(x),)):
-        raise ValueError(f"there are random keys of shape {key.shape} for a batch of {len(x)}: give one, or one for each example")
+    if key is not None and key.shape not in ((), x.shape[:1]):
+        raise ValueError(
+            f"there are random keys of shape {key.shape} for a batch of {x.shape[0]}: give one, or one for each example"
+        )
     x = jnp.asarray(x)
     x = x.astype(np.promote_types(x.dtype, np.float32))  # the weights would lose too much in less
 
     def advance(carry, i, w):
         x, (x0s, epss) = carry
         x0, eps = predict(x, jnp.full(x.shape[0], w.t))
+        check_shape(x0, x, "the predicted x_0")
+        check_shape(eps, x, "the predicted eps")
+        x0, eps = jnp.asarray(x0, x.dtype), jnp.asarray(eps, x.dtype)
         x0s, epss = _push(x0s, x0), _push(epss, eps)
         x = sum(weight * past for weight, past in zip((*w.x0, *w.eps), (*x0s, *epss)))
         if key is not None:
@@ -94,20 +101,21 @@ def _normal(key: jax.Array, i: jax.Array, like: jax.Array) -> jax.Array:
     return jax.vmap(lambda k: jax.random.normal(jax.random.fold_in(k, i), like.shape[1:], like.dtype))(key)
 
 
-def reconstruct(predict: Predict, schedule: Schedule, tau, x0: jax.Array) -> jax.Array:
+def reconstruct(predict: Predict, schedule: Schedule, tau: ArrayLike, x0: jax.Array) -> jax.Array:
     """Encodes x0 [B, ...] to latents and decodes them again over the same tau [S+1] (section 5.4, Table 2)."""
     return sample(predict, ddim(schedule, tau), sample(predict, encode(schedule, tau), x0))
 
 
-def slerp(a: jax.Array, b: jax.Array, weight) -> jax.Array:
+def slerp(a: Array, b: Array, weight: ArrayLike) -> jax.Array:
     """Spherical interpolation between latents (appendix D.5): a [B, ...] at weight 0, b [B, ...] at 1, along an arc.
 
     The angle is that of each example by itself. `weight` is a number or [B]. Latents of one norm keep it. Parallel latents,
     and opposite ones, between which no arc is shortest, are joined by a line, as those of norm 0 are.
     """
+    a, b = jnp.asarray(a), jnp.asarray(b)
     axes, dtype = tuple(range(1, a.ndim)), a.dtype
     a, b = (x.astype(np.promote_types(x.dtype, np.float32)) for x in (a, b))
-    weight = jnp.reshape(weight, jnp.shape(weight) + (1,) * (a.ndim - jnp.ndim(weight)))
+    weight = jnp.asarray(per_example(weight, a, "weight"))
     square = jnp.sum(a * a, axes, keepdims=True) * jnp.sum(b * b, axes, keepdims=True)
     cosine = jnp.sum(a * b, axes, keepdims=True) / jnp.sqrt(jnp.where(square == 0, 1, square))
     line = (jnp.abs(cosine) > 1 - 4 * jnp.finfo(a.dtype).eps) | (square == 0)  # what is left of the angle there is rounding
@@ -116,12 +124,12 @@ def slerp(a: jax.Array, b: jax.Array, weight) -> jax.Array:
     return jnp.where(line, (1 - weight) * a + weight * b, arc).astype(dtype)
 
 
-def interpolate(a: jax.Array, b: jax.Array, num: int) -> jax.Array:
+def interpolate(a: Array, b: Array, num: int) -> jax.Array:
     """The line of num latents [num, ...] from a [...] to b [...], ends included, by `slerp`."""
     return jax.vmap(lambda weight: slerp(a[None], b[None], weight)[0])(jnp.linspace(0.0, 1.0, num))
 
 
-def interpolate_grid(corners: jax.Array, num: int) -> jax.Array:
+def interpolate_grid(corners: Array, num: int) -> jax.Array:
     """The grid [num, num, ...] between corners [2 (top, bottom), 2 (left, right), ...]: down both sides, then across (D.5)."""
     left, right = (interpolate(corners[0, side], corners[1, side], num) for side in (0, 1))
     return jax.vmap(lambda l, r: interpolate(l, r, num))(left, right)

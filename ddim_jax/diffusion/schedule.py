@@ -1,29 +1,76 @@
 """Noise schedules, and the sub-sequences of steps that a sampler visits.
 
 A schedule is one array, `alpha_bar`: the paper's alpha_t, which DDPM writes with a bar. Its index is the paper's t, so
-alpha_bar[0] == 1 is clean data and alpha_bar[T] is nearly pure noise. Everything here is NumPy float64 on the host.
+alpha_bar[0] == 1 is clean data and alpha_bar[T] is nearly pure noise. Everything here is NumPy float64 on the host, but for
+a schedule that is an argument of compiled code; see `Schedule`.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
+
+Array = jax.Array | np.ndarray  # an array with a shape and a dtype, of either library
+Steps = int | Array  # whole numbers 0..T: one, or [B], one for each example
 
 SPACINGS = ("linspace", "leading", "trailing", "quadratic")
 
 
 class Schedule(NamedTuple):
-    """How much of the signal is left at each step. Make one with `linear`, `cosine`, `from_betas` or `from_alpha_bar`."""
+    """How much of the signal is left at each step. Make one with `linear`, `cosine`, `from_betas` or `from_alpha_bar`.
 
-    alpha_bar: np.ndarray  # [T+1] float64, alpha_bar[0] == 1, strictly falling
+    Compiled code may have it in three ways. Used from outside, or as a static argument (it can be hashed), its values stay
+    float64 on the host, and steps, eta and std are checked. As an ordinary argument it can be mapped over and differentiated;
+    its values are unknown then, nothing is checked, and it is as precise as the arrays are: in float32, 1 - alpha_bar[1] of
+    the paper's schedule is right to about 3 digits. Solvers write their tables for it too, but for `unipc`.
+    """
+
+    alpha_bar: Array  # [T+1] float64, alpha_bar[0] == 1, strictly falling
 
     @property
     def num_steps(self) -> int:
         """T, the number of steps that the network is trained on."""
-        return len(self.alpha_bar) - 1
+        return self.alpha_bar.shape[0] - 1
+
+    def __eq__(self, other: object) -> bool:
+        same = lambda a, b: a is b or np.array_equal(a, b)  # noqa: E731
+        return isinstance(other, Schedule) and same(self.alpha_bar, other.alpha_bar)
+
+    def __ne__(self, other: object) -> bool:  # a tuple's own would compare the arrays as truth values
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(np.asarray(self.alpha_bar).tobytes())
 
 
-def from_alpha_bar(alpha_bar) -> Schedule:
-    """A schedule from alpha_bar [T+1] itself. Raises ValueError unless it falls strictly from 1 and stays at or above 0."""
+def is_known(*values: Any) -> bool:
+    """Whether the values can be seen, which those of arguments of compiled code cannot."""
+    return not any(isinstance(value, jax.core.Tracer) for value in values)
+
+
+def library(*values: Any):
+    """jax.numpy where one of the values is JAX's, else NumPy, in which numbers stay float64 on the host."""
+    return jnp if any(isinstance(value, jax.Array) for value in values) else np
+
+
+def check_known(schedule: Schedule, who: str) -> None:
+    """Raises ValueError where the schedule is an argument of compiled code, for `who`, which needs its values."""
+    if not is_known(schedule.alpha_bar):
+        raise ValueError(
+            f"{who} works on the host, from a known schedule, and this one is an argument of compiled code: call it before, "
+            "and pass what it gives to the compiled code"
+        )
+
+
+def from_alpha_bar(alpha_bar: ArrayLike) -> Schedule:
+    """A schedule from alpha_bar [T+1] itself. Raises ValueError unless it falls strictly from 1 and stays at or above 0.
+
+    An alpha_bar that compiled code computes is taken as it is.
+    """
+    if isinstance(alpha_bar, jax.core.Tracer):
+        return Schedule(alpha_bar)
     alpha_bar = np.array(alpha_bar, np.float64)
     if alpha_bar.ndim != 1 or len(alpha_bar) < 2:
         raise ValueError(
@@ -41,7 +88,7 @@ def from_alpha_bar(alpha_bar) -> Schedule:
     return Schedule(alpha_bar)
 
 
-def from_betas(betas) -> Schedule:
+def from_betas(betas: ArrayLike) -> Schedule:
     """A schedule from DDPM's variances betas [T]: alpha_bar[t] = prod_{i<=t} (1 - betas[i-1]) (DDPM Eq. 4).
 
     Betas .1, .2, .3 give alpha_bar 1, .9, .72, .504. Raises ValueError unless every beta lies in (0, 1]; 1 only at the end.
@@ -77,9 +124,10 @@ def zero_terminal_snr(schedule: Schedule) -> Schedule:
 
     (Lin et al., arXiv 2305.08891, algorithm 1.) Predict v or x_0 then: eps prediction is refused at alpha_bar[T] = 0.
     """
-    signal = np.sqrt(schedule.alpha_bar[1:])
+    xp = library(schedule.alpha_bar)
+    signal = xp.sqrt(schedule.alpha_bar[1:])
     signal = (signal - signal[-1]) * (signal[0] / (signal[0] - signal[-1]))
-    return from_alpha_bar(np.concatenate([[1.0], signal**2]))
+    return from_alpha_bar(xp.concatenate([xp.ones(1), signal**2]))
 
 
 def subsequence(num_steps: int, num_sample_steps: int, spacing: str) -> np.ndarray:
@@ -89,9 +137,9 @@ def subsequence(num_steps: int, num_sample_steps: int, spacing: str) -> np.ndarr
     'trailing'   multiples of T/S, rounded: ends at T.
     'leading'    1 + floor(i T/S): the paper's "linear". Equal to its code where S divides T; elsewhere that code takes
                  strides of floor(T/S) and so more than S steps. Never visits T, unless S = T.
-    'quadratic'  1 + floor(c i^2), up to 0.8 T: what the paper uses for CIFAR-10. Equal to its code where that gives S
+    'quadratic'  1 + floor(c i^2), up to 1 + 0.8 T: what the paper uses for CIFAR-10. Equal to its code where that gives S
                  distinct steps; elsewhere (S = 50 of 1000, say) it repeats early steps, and here each repeat moves up to
-                 the next free step.
+                 the next free step. So it passes 0.8 T where S does: with S = T it visits every step.
 
     Returns: int [S+1], strictly rising, tau[0] == 0 and 1 <= tau[1:] <= T.
     Raises ValueError unless 1 <= S <= T and the spacing is one of these.
@@ -115,8 +163,13 @@ def subsequence(num_steps: int, num_sample_steps: int, spacing: str) -> np.ndarr
     return np.concatenate([[0], tau]).astype(int)
 
 
-def pairs(schedule: Schedule, tau) -> tuple[np.ndarray, np.ndarray]:
-    """The steps (t, s) down through tau [S+1]. Raises ValueError unless tau rises strictly from 0 to at most T."""
+def pairs(schedule: Schedule, tau: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """The steps (t [S], s [S]) down through tau [S+1], t -> s, from the last of tau on.
+
+    Raises ValueError unless tau rises strictly from 0 to at most T, and where it is an argument of compiled code.
+    """
+    if not is_known(tau):
+        raise ValueError("tau is an argument of compiled code; its steps must be known, so use tau from outside instead")
     tau = np.asarray(tau)
     if tau.ndim != 1 or len(tau) < 2 or not np.issubdtype(tau.dtype, np.integer):
         raise ValueError(f"tau must be [S+1] whole numbers with S >= 1, as `schedule.subsequence` gives them; got {tau}")
@@ -129,10 +182,12 @@ def log_snr_subsequence(schedule: Schedule, num_sample_steps: int) -> np.ndarray
     """tau [S+1], from 0 to T, at even distances in the log of the signal-to-noise ratio (Lu et al., arXiv 2206.00927, 3.4).
 
     Each is the trained step nearest to an even distance, or the next free one, since near t = 1 the trained steps lie
-    further apart than that. Raises ValueError unless 1 <= S <= T.
+    further apart than that. Raises ValueError unless 1 <= S <= T, and for a schedule whose values are not known.
     """
+    check_known(schedule, "log_snr_subsequence")
+    alpha_bar = np.asarray(schedule.alpha_bar, np.float64)
     subsequence(schedule.num_steps, num_sample_steps, "linspace")  # the same check of S
-    finite = schedule.alpha_bar[1:][schedule.alpha_bar[1:] > 0]
+    finite = alpha_bar[1:][alpha_bar[1:] > 0]
     log_snr = np.log(finite / (1 - finite))  # of t = 1, 2, ..., falling
     wanted = np.linspace(log_snr[0], log_snr[-1], num_sample_steps) if num_sample_steps > 1 else log_snr[-1:]
     nearest = np.argmin(np.abs(log_snr[:, None] - wanted), axis=0) + 1

@@ -9,19 +9,20 @@ infinite, take D = x0[0], which is DDIM.
 """
 
 import numpy as np
+from jax.typing import ArrayLike
 
 from ddim_jax.diffusion.process import noise_scale, signal_scale
-from ddim_jax.diffusion.schedule import Schedule, pairs
+from ddim_jax.diffusion.schedule import Schedule, library, pairs
 from ddim_jax.diffusion.solvers.table import StepTable, half_log_snr
 
 
-def dpmpp_2m(schedule: Schedule, tau) -> StepTable:
+def dpmpp_2m(schedule: Schedule, tau: ArrayLike) -> StepTable:
     """DPM-Solver++(2M) over tau [S+1]: S network evaluations, deterministic, order 2 (order 1 first and last)."""
     t, s = pairs(schedule, tau)
-    h = half_log_snr(schedule, s) - half_log_snr(schedule, t)
-    slope = np.zeros(len(t))
-    slope[1:-1] = h[1:-1] / (2 * h[:-2])  # 0 after an infinite step from pure noise
+    xp, levels = library(schedule.alpha_bar), half_log_snr(schedule, t)
+    h = levels[1:] - levels[:-1]  # of all steps but the last, whose h is infinite
+    slope = xp.concatenate([np.zeros(1), h[1:] / (2 * h[:-1]), np.zeros(min(len(h), 1))])  # 0 after a step from pure noise
     kept = noise_scale(schedule, s) / noise_scale(schedule, t) * signal_scale(schedule, t)  # of x_t's own x0[0]
     gained = signal_scale(schedule, s) - kept  # -signal_s (exp(-h) - 1)
-    x0 = np.stack([kept + gained * (1 + slope), -gained * slope], axis=1)
+    x0 = xp.stack([kept + gained * (1 + slope), -gained * slope], axis=1)
     return StepTable(t, s, x0, noise_scale(schedule, s)[:, None], np.zeros(len(t)))

@@ -9,6 +9,7 @@ whatever the weights promise: the start is of order 1 and 2, and the steps are n
 """
 
 import numpy as np
+from jax.typing import ArrayLike
 
 from ddim_jax.diffusion.process import noise_scale, signal_scale
 from ddim_jax.diffusion.schedule import Schedule, pairs
@@ -17,7 +18,7 @@ from ddim_jax.diffusion.solvers.table import StepTable
 ADAMS_BASHFORTH = ((1,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
 
 
-def plms(schedule: Schedule, tau, order: int = 4) -> StepTable:
+def plms(schedule: Schedule, tau: ArrayLike, order: int = 4) -> StepTable:
     """PLMS over tau [S+1] with up to `order` predictions (1: DDIM): S network evaluations, deterministic.
 
     Raises ValueError for an order other than 1, 2, 3 or 4.
@@ -29,10 +30,10 @@ def plms(schedule: Schedule, tau, order: int = 4) -> StepTable:
     for i in range(len(t)):
         weights = ADAMS_BASHFORTH[min(i + 1, order) - 1]
         mean[i, : len(weights)] = weights
-    # x_t = signal_t x0[0] + noise_t eps[0]: what eps' differs from eps[0] by, counts noise_s - noise_t signal_s / signal_t.
-    with np.errstate(divide="ignore"):
-        lever = noise_scale(schedule, s) - noise_scale(schedule, t) * (signal_scale(schedule, s) / signal_scale(schedule, t))
+    # With x_t = signal_t x0[0] + noise_t eps[0] put in, x_s is DDIM's plus (eps' - eps[0]) (noise_s - noise_t signal_s / signal_t).
+    # In the first step eps' is eps[0]; its factor is taken at t = 0, where there is signal to divide by, pure noise or not.
+    asked = np.append(0, t[1:])
+    factor = noise_scale(schedule, s) - noise_scale(schedule, asked) * (signal_scale(schedule, s) / signal_scale(schedule, asked))
     newest = np.eye(1, order)
-    eps = noise_scale(schedule, s)[:, None] * newest
-    eps[1:] += lever[1:, None] * (mean - newest)[1:]  # the first step is DDIM's, from pure noise too
+    eps = noise_scale(schedule, s)[:, None] * newest + factor[:, None] * (mean - newest)
     return StepTable(t, s, signal_scale(schedule, s)[:, None], eps, np.zeros(len(t)))

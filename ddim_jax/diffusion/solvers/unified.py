@@ -13,21 +13,23 @@ x0's: it needs no memory of its own, and a row of the table first corrects where
 import math
 
 import numpy as np
+from jax.typing import ArrayLike
 
 from ddim_jax.diffusion.process import noise_scale, signal_scale
-from ddim_jax.diffusion.schedule import Schedule, pairs
+from ddim_jax.diffusion.schedule import Schedule, check_known, pairs
 from ddim_jax.diffusion.solvers.table import StepTable, half_log_snr
 
 
-def unipc(schedule: Schedule, tau, order: int = 2) -> StepTable:
+def unipc(schedule: Schedule, tau: ArrayLike, order: int = 2) -> StepTable:
     """UniPC of order 1, 2 or 3 over tau [S+1], in x_0 and with the paper's B_2: S network evaluations, deterministic.
 
     Its error is of order p + 1 with the corrector. The order falls to what is there in the first steps, and towards 1 at the
     end, as the last step into x_0 is DDIM's: UniPC-3 keeps order 3 for certain, and 4 where those steps err little. Raises
-    ValueError for another order, and where the schedule ends in pure noise.
+    ValueError for another order, where the schedule ends in pure noise, and where its values are not known.
     """
     if order not in (1, 2, 3):
         raise ValueError(f"unipc has order 1, 2 or 3; got {order}")
+    check_known(schedule, "unipc")
     t, s = pairs(schedule, tau)
     if schedule.alpha_bar[t[0]] == 0:
         raise ValueError("unipc cannot start from pure noise (alpha_bar[T] = 0): its first step would be infinite")
