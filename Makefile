@@ -1,8 +1,14 @@
-# `make demo` and `make test` set up all they need, in .venv, on a machine with Python 3.11 to 3.13.
-PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || echo python3)
+# Each command sets up all it needs, in .venv, with the newest of these Pythons that runs here. To choose: make test PYTHON=PATH
+VERSIONS := 3.14 3.13 3.12 3.11
+# A name on PATH may be a shim for nothing, or lack what makes environments, so each is tried. Those of pyenv need not be on PATH.
+TRY := import ensurepip, sys, venv; sys.exit(sys.version.split(".")[:2] != sys.argv[1].split("."))
+PYENV := $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions
+PYTHONS = $(shell for version in $(VERSIONS); do for python in python$$version python3 $(PYENV)/$$version.*/bin/python; do \
+	$$python -c '$(TRY)' $$version 2>/dev/null && echo $$python && break; done; done)
+PYTHON ?= $(firstword $(PYTHONS))
 VENV := .venv
 
-.PHONY: demo test fast-test clean
+.PHONY: demo test fast-test peers-test lint pythons clean
 
 demo: $(VENV)/demo.installed
 	$(VENV)/bin/python -m experiments.demo --output=runs/demo
@@ -13,10 +19,24 @@ test: $(VENV)/test.installed
 fast-test: $(VENV)/test.installed
 	$(VENV)/bin/python -m pytest -m "not slow"
 
+# The comparisons with PyTorch and diffusers, which the other two leave out where these are not installed.
+peers-test: $(VENV)/peers.installed
+	$(VENV)/bin/python -m pytest tests/interop tests/diffusion -k "interop or diffusers"
+
+lint: $(VENV)/lint.installed
+	$(VENV)/bin/python -m ruff format --check
+	$(VENV)/bin/python -m ruff check
+	$(VENV)/bin/python -m mypy
+
+# The Pythons that `make` may take here, newest first.
+pythons:
+	@echo $(PYTHONS)
+
+# Nothing is compiled here (two thirds of the time): Python compiles what a command imports.
 $(VENV)/%.installed: setup.cfg constraints.txt
-	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[$*]"
+	test -x $(VENV)/bin/python || $(or $(PYTHON),$(error None of Python $(VERSIONS) runs here: install one with its venv)) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e ".[$*]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs/demo
+	rm -rf $(VENV) $(VENV)-oldest runs/demo

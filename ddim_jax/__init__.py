@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ddim_jax import diffusion
-    from ddim_jax.training.loop import train
     from ddim_jax.interop import load
+    from ddim_jax.training.loop import train
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "diffusion", "load", "train"]
