@@ -15,7 +15,7 @@ import safetensors.flax
 from ddim_jax import configuration, weights
 from ddim_jax.data.images import to_float
 from ddim_jax.diffusion import process, schedule, solvers
-from ddim_jax.inference import pictures
+from ddim_jax.inference import pictures, processes
 from ddim_jax.inference.generate import Generator
 from ddim_jax.inference.guided import Guidance
 from ddim_jax.models.network import Network
@@ -162,6 +162,20 @@ def test_examples_of_any_shape(shape):
     found = generator.sample(0.3, table(generator), x)
     one = generator.sample(0.3, table(generator), np.ones((1, *shape), np.float32))
     np.testing.assert_allclose(found, x * np.ravel(one)[0], rtol=1e-5)
+
+
+def test_a_trajectory_over_categories_is_of_its_own_process():
+    """Every x on the way is one-hot, every prediction a distribution, and the last x is the sample."""
+    network = Network(lambda key, example: 0.5, lambda params, x, step, condition, key: params * x)
+    to_noise = schedule.zero_terminal_snr(schedule.linear())
+    generator = Generator(network, to_noise, (2, 2, 1), processes.categorical(3))
+    x, keys = generator.latents(0, np.arange(4))
+    steps = generator.process.solvers["ddim"](to_noise, schedule.subsequence(1000, 5, "trailing"), eta=0.5)
+    path = generator.trajectory(0.5, steps, x, keys)
+    assert path.x.shape == (6, 4, 2, 2, 1, 3) and set(np.unique(path.x)) == {0, 1}
+    np.testing.assert_allclose(path.x0.sum(-1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(path.x[-1], generator.sample(0.5, steps, x, keys))
+    assert set(np.unique(generator.process.decode(path.x[-1]))) <= {-1, 0, 1}  # three values from -1 to 1
 
 
 class TestLabels:
