@@ -7,6 +7,8 @@ PYTHONS = $(shell for version in $(VERSIONS); do for python in python$$version p
 	$$python -c '$(TRY)' $$version 2>/dev/null && echo $$python && break; done; done)
 PYTHON ?= $(firstword $(PYTHONS))
 VENV := .venv
+# Most of the time is compiling, by one core: two to four files of tests at once, as there are cores.
+TEST = $(VENV)/bin/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 .PHONY: demo test fast-test peers-test lint pythons clean
 
@@ -14,14 +16,14 @@ demo: $(VENV)/demo.installed
 	$(VENV)/bin/python -m experiments.demo --output=runs/demo
 
 test: $(VENV)/test.installed
-	$(VENV)/bin/python -m pytest
+	$(TEST)
 
 fast-test: $(VENV)/test.installed
-	$(VENV)/bin/python -m pytest -m "not slow"
+	$(TEST) -m "not slow"
 
 # The comparisons with PyTorch and diffusers, which the other two leave out where these are not installed.
 peers-test: $(VENV)/peers.installed
-	$(VENV)/bin/python -m pytest tests/interop tests/diffusion -k "interop or diffusers"
+	$(TEST) tests/interop tests/diffusion -k "interop or diffusers"
 
 lint: $(VENV)/lint.installed
 	$(VENV)/bin/python -m ruff format --check

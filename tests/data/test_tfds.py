@@ -284,8 +284,8 @@ def test_data_without_images(tmp_path):
 
 def test_missing_extras(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "tensorflow", None)  # as if it were not installed
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'ddim_jax\[prepare\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r'pip install -c constraints.txt -e "\.\[prepare\]"'):
         ours.prepare("cifar10", tmp_path)
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'ddim_jax\[tfds\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r'pip install -c constraints.txt -e "\.\[tfds\]"'):
         load("cifar10", tmp_path)
