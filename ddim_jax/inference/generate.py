@@ -29,12 +29,11 @@ class Generator:
     Parameters, tables and conditions are arguments of its compiled programs: others of the same shape compile nothing. A batch
     may hold any number of examples; whole batches of one size, which the devices divide, are compiled once.
 
-    Args:
-        network: see `models.network`.
-        schedule: the one it was trained with.
-        shape: of an example: (H, W, C) of an image, () of a number, whatever x [B, ...] has after B.
-        process: its family, and what the network predicts; by default Gaussian noise and eps.
-        build: how the predictor to sample with is made of the network's; see `guided`.
+    network:  see `models.network`.
+    schedule: the one it was trained with.
+    shape:    of an example: (H, W, C) of an image, () of a number, whatever x [B, ...] has after B.
+    process:  its family, and what the network predicts; by default Gaussian noise and eps.
+    build:    how the predictor to sample with is made of the network's; see `guided`.
     """
 
     def __init__(
@@ -84,16 +83,14 @@ class Generator:
     ) -> jax.Array:
         """Takes x [B, ...] through the table: float32 [B, ...].
 
-        Args:
-            params: the network's.
-            table: of `process.solvers`, or `diffusion.solvers.encode`.
-            x: latents x_T, or data where the table encodes.
-            keys: random keys [B]; a table without noise needs none.
-            condition: what the network is told, arrays [B, ...].
-            extra: what `build` takes besides, arrays [B, ...].
+        params:    the network's.
+        table:     of `process.solvers`, or `diffusion.solvers.encode`.
+        x:         latents x_T, or data where the table encodes.
+        keys:      random keys [B]; a table without noise needs none.
+        condition: what the network is told, arrays [B, ...].
+        extra:     what `build` takes besides, arrays [B, ...].
 
-        Raises:
-            ValueError: for a table that draws noise, without keys.
+        Raises ValueError for a table that draws noise, without keys.
         """
         return self.record(params, table, x, keys, condition, extra, record=_nothing)[0]
 
@@ -124,9 +121,8 @@ class Generator:
     ) -> tuple[jax.Array, Any]:
         """As `sample`, with what `record(step)` keeps at some rows of the table: (x, a tree of arrays [R, B, ...]).
 
-        Args:
-            record: from a `sampling.Step` to arrays [B, ...]; each function is compiled once.
-            rows: which rows of the table are kept, from 0, rising; None: all.
+        record: from a `sampling.Step` to arrays [B, ...]; each function is compiled once.
+        rows:   which rows of the table are kept, from 0, rising; None: all.
         """
         count = x.shape[0]
         if keys is None:
@@ -154,14 +150,12 @@ class Generator:
     ) -> Iterator[jax.Array]:
         """The examples numbered `index` [N] of a seed, decoded, one batch [<= batch_size, ...] after the other.
 
-        Args:
-            params, table: as in `sample`.
-            seed, index: as in `latents`.
-            batch_size: how many are drawn at once.
-            condition, extra: arrays [N, ...].
+        params, table:    as in `sample`.
+        seed, index:      as in `latents`.
+        batch_size:       how many are drawn at once.
+        condition, extra: arrays [N, ...].
 
-        Raises:
-            FloatingPointError: where what is drawn is not finite.
+        Raises FloatingPointError where what is drawn is not finite.
         """
         params = jax.device_put(params, self._everywhere)
         batch_size = min(batch_size, len(index))

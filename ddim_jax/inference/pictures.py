@@ -24,10 +24,9 @@ def sample_grid(
 ) -> Callable[[Any], dict[str, np.ndarray]]:
     """For a `training.task.Hook`: parameters -> {"samples": a grid of images}, always from the same latents.
 
-    Args:
-        generator, table, seed: of `Generator.batches`.
-        count: how many images; hosts share them.
-        condition: arrays [count, ...].
+    generator, table, seed: of `Generator.batches`.
+    count:                  how many images; hosts share them.
+    condition:              arrays [count, ...].
     """
 
     def run(params: Any) -> dict[str, np.ndarray]:
@@ -60,15 +59,13 @@ def chain(
 ) -> np.ndarray:
     """How `count` examples come to be: x_0 as predicted at `stages` evenly spaced steps, the last one included.
 
-    Args:
-        generator, params, table, seed: as in `Generator.batches`.
-        count: how many examples.
-        stages: how many predictions of each; fewer where the table has fewer rows.
-        condition, extra: arrays [count, ...].
-        batch_size: how many are drawn at once.
+    generator, params, table, seed: as in `Generator.batches`.
+    count:                          how many examples.
+    stages:                         how many predictions of each; fewer where the table has fewer rows.
+    condition, extra:               arrays [count, ...].
+    batch_size:                     how many are drawn at once.
 
-    Returns:
-        float32 [count, stages, ...].
+    Returns float32 [count, stages, ...].
     """
     rows = tuple(np.linspace(0, len(table.t) - 1, min(stages, len(table.t))).round().astype(int).tolist())
 
@@ -91,15 +88,13 @@ def interpolation(
 ) -> np.ndarray:
     """Lines of `num` examples between pairs of latents (Figure 6). Needs a deterministic table.
 
-    Args:
-        generator, params, table: as in `Generator.sample`.
-        pairs: latents [rows, 2, ...].
-        num: how many examples a line, its ends included.
-        condition, extra: arrays [rows, ...], of which a line has one row.
-        batch_size: how many are drawn at once.
+    generator, params, table: as in `Generator.sample`.
+    pairs:                    latents [rows, 2, ...].
+    num:                      how many examples a line, its ends included.
+    condition, extra:         arrays [rows, ...], of which a line has one row.
+    batch_size:               how many are drawn at once.
 
-    Returns:
-        float32 [rows, num, ...].
+    Returns float32 [rows, num, ...].
     """
     latents = jax.vmap(lambda pair: sampling.interpolate(pair[0], pair[1], num))(pairs)
     rows, more = jax.tree.map(lambda values: np.repeat(values, num, axis=0), (dict(condition), dict(extra)))
@@ -118,15 +113,13 @@ def interpolation_grid(
 ) -> np.ndarray:
     """A square of examples between four latents (appendix D.5). Needs a deterministic table.
 
-    Args:
-        generator, params, table: as in `Generator.sample`.
-        corners: latents [2 (top, bottom), 2 (left, right), ...].
-        num: how many examples a side.
-        condition, extra: arrays [1 or more, ...], of whose first row all are told.
-        batch_size: how many are drawn at once.
+    generator, params, table: as in `Generator.sample`.
+    corners:                  latents [2 (top, bottom), 2 (left, right), ...].
+    num:                      how many examples a side.
+    condition, extra:         arrays [1 or more, ...], of whose first row all are told.
+    batch_size:               how many are drawn at once.
 
-    Returns:
-        float32 [num, num, ...].
+    Returns float32 [num, num, ...].
     """
     latents = sampling.interpolate_grid(corners, num)
     rows, more = jax.tree.map(lambda values: np.repeat(values[:1], num**2, axis=0), (dict(condition), dict(extra)))
@@ -144,12 +137,11 @@ def encode(
 ) -> np.ndarray:
     """Latents x_T float32 [B, ...] of data x0 [B, ...], by DDIM upwards (section 4.3).
 
-    Args:
-        generator, params: as in `Generator.sample`.
-        tau: the steps [S+1], from 0.
-        x0: data, in the range that the network was trained on: [-1, 1] for images.
-        condition, extra: arrays [B, ...].
-        batch_size: how many are encoded at once.
+    generator, params: as in `Generator.sample`.
+    tau:               the steps [S+1], from 0.
+    x0:                data, in the range that the network was trained on: [-1, 1] for images.
+    condition, extra:  arrays [B, ...].
+    batch_size:        how many are encoded at once.
     """
     return decode(generator, params, solvers.encode(generator.schedule, tau), x0, condition, extra, batch_size)
 
@@ -181,15 +173,13 @@ def inpainting(
 ) -> np.ndarray:
     """Images painted anew where a mask is 0. The generator is one of `Guidance.build`.
 
-    Args:
-        generator, params, table, seed: as in `Generator.batches`.
-        x0: images [B, H, W, C] in [-1, 1].
-        mask: [H, W, 1], 1 where they are kept.
-        condition, extra: arrays [B, ...].
-        batch_size: how many are painted at once.
+    generator, params, table, seed: as in `Generator.batches`.
+    x0:                             images [B, H, W, C] in [-1, 1].
+    mask:                           [H, W, 1], 1 where they are kept.
+    condition, extra:               arrays [B, ...].
+    batch_size:                     how many are painted at once.
 
-    Returns:
-        float32 [B, H, W, C].
+    Returns float32 [B, H, W, C].
     """
 
     def draw(index: np.ndarray, x0: jax.Array, condition: Condition, extra: Extra) -> jax.Array:

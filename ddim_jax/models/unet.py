@@ -27,7 +27,7 @@ def time_embedding(step: jax.Array, width: int) -> jax.Array:
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
 
-def conv(features: int, size: int, dtype, name: str, init=initial, stride: int = 1) -> nn.Conv:
+def conv(features: int, size: int, dtype: Any, name: str, init: Any = initial, stride: int = 1) -> nn.Conv:
     # A stride of 2 pads below and on the right alone, as the published networks do.
     padding = "SAME" if stride == 1 else ((0, 1), (0, 1))
     return nn.Conv(features, (size, size), stride, padding, kernel_init=init, dtype=dtype, name=name)

@@ -44,25 +44,21 @@ def train(
     A run that was stopped at any moment ends with the same bits as one that was not. SIGTERM and SIGINT end it after the call
     at hand, with a checkpoint. Its folder holds checkpoints, metrics.jsonl, TensorBoard's files, and what the hooks draw.
 
-    Args:
-        task: what is trained; see `Task`.
-        workdir: the folder of the run, which all hosts share.
-        steps: optimizer steps in all, those of earlier runs in this folder included.
-        batch_size: examples a step, over all devices, which must divide it.
-        seed: 0 to 2**31 - 1; with the step, it decides all that is random.
-        steps_per_call: at most so many steps run in one compiled call, without a word from the host; a call ends earlier where
-            something is due. XLA for CPUs runs the gradients of convolutions 20 times slower in more than one.
-        log_every: the steps over which metrics are averaged for the log.
-        checkpoint_every: the steps between checkpoints; the last step always has one.
+    task:             what is trained; see `Task`.
+    workdir:          the folder of the run, which all hosts share.
+    steps:            optimizer steps in all, those of earlier runs in this folder included.
+    batch_size:       examples a step, over all devices, which must divide it.
+    seed:             0 to 2**31 - 1; with the step, it decides all that is random.
+    steps_per_call:   at most so many steps run in one compiled call, without a word from the host; a call ends earlier where
+                      something is due. XLA for CPUs runs the gradients of convolutions 20 times slower in more than one.
+    log_every:        the steps over which metrics are averaged for the log.
+    checkpoint_every: the steps between checkpoints; the last step always has one.
 
-    Returns:
-        The last state, on the host. Its `ema` is what one samples from.
+    Returns the last state, on the host. Its `ema` is what one samples from.
 
-    Raises:
-        ValueError: for numbers that cannot work, before anything is written; for a checkpoint in `workdir` that is not of this
-            task or seed.
-        DamagedCheckpoint: where the newest checkpoint is not what was saved.
-        DivergedError: where loss or gradient is not finite, before anything of it is saved.
+    Raises ValueError for numbers that cannot work, before anything is written; for a checkpoint in `workdir` that is not of
+    this task or seed; DamagedCheckpoint where the newest checkpoint is not what was saved; DivergedError where loss or gradient
+    is not finite, before anything of it is saved.
     """
     workdir = pathlib.Path(workdir)
     every = [log_every, checkpoint_every, *(hook.every for hook in task.hooks)]

@@ -15,11 +15,10 @@ def images(
 ) -> Example:
     """Images uint8 [B, H, W, C] as x_0 in [-1, 1], mirrored left to right with probability 1/2 where `flip` is set.
 
-    Args:
-        examples: the images, or a dict of "image" [B, H, W, C] and conditions such as "label" [B].
-        keys: [B], one for each example.
-        flip: whether to mirror.
-        degrade: from x_0 to an image that the network is told, under the name "image"; see `data.degrading`.
+    examples: the images, or a dict of "image" [B, H, W, C] and conditions such as "label" [B].
+    keys:     [B], one for each example.
+    flip:     whether to mirror.
+    degrade:  from x_0 to an image that the network is told, under the name "image"; see `data.degrading`.
     """
     given = dict(examples) if isinstance(examples, dict) else {"image": examples}
     x0 = to_float(given.pop("image"))

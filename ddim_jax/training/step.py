@@ -85,25 +85,23 @@ def train_step(
     step and its place in the whole batch, and so not on how many devices share the work. `apply_fn`'s key, for dropout, is of
     the device.
 
-    Args:
-        state: before the step.
-        batch: examples [B, ...], a tree of arrays. Mapped over an axis `axis_name`, one device's share of them.
-        apply_fn: the network; see `models.network`.
-        optimizer: of optax, the one that the state was made with.
-        schedule: the noise schedule; t is drawn from 1..T.
-        loss_fn: the objective, one value an example.
-        prepare: from the batch to x_0 and its condition.
-        teacher: parameters of a second network of the same `apply_fn`, asked with the same condition, for a loss that takes one.
-        null: of each condition, the value that stands for "not told".
-        condition_dropout: the probability in [0, 1) with which an example's condition is withheld, all of it at once.
-        ema_decay: of the average, in [0, 1], once it is old: after n steps it is at most (1 + n) / (10 + n).
-        axis_name: of a pmap or shard_map around this function, over whose devices gradients are averaged.
+    state:             before the step.
+    batch:             examples [B, ...], a tree of arrays. Mapped over an axis `axis_name`, one device's share of them.
+    apply_fn:          the network; see `models.network`.
+    optimizer:         of optax, the one that the state was made with.
+    schedule:          the noise schedule; t is drawn from 1..T.
+    loss_fn:           the objective, one value an example.
+    prepare:           from the batch to x_0 and its condition.
+    teacher:           parameters of a second network of the same `apply_fn`, asked with the same condition, for a loss that
+                       takes one.
+    null:              of each condition, the value that stands for "not told".
+    condition_dropout: the probability in [0, 1) with which an example's condition is withheld, all of it at once.
+    ema_decay:         of the average, in [0, 1], once it is old: after n steps it is at most (1 + n) / (10 + n).
+    axis_name:         of a pmap or shard_map around this function, over whose devices gradients are averaged.
 
-    Returns:
-        The state after the step, and its metrics `loss` and `grad_norm`, scalars.
+    Returns the state after the step, and its metrics `loss` and `grad_norm`, scalars.
 
-    Raises:
-        ValueError: where conditions are to be withheld and there are none, or one has no null.
+    Raises ValueError where conditions are to be withheld and there are none, or one has no null.
     """
     size = jax.tree.leaves(batch)[0].shape[0]
     position, batch_size = jnp.arange(size), size
