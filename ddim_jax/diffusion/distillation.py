@@ -20,7 +20,7 @@ from ddim_jax.diffusion.process import (
     signal_scale,
     step_mean,
 )
-from ddim_jax.diffusion.schedule import Array, Schedule, Steps, library, pairs
+from ddim_jax.diffusion.schedule import Array, Schedule, Steps, library, pairs, values
 
 
 def target_x0(schedule: Schedule, teacher: Predict, x_t: Array, t: Steps, m: Steps, s: Steps) -> jax.Array:
@@ -67,7 +67,8 @@ def distillation_loss(
     found = student(x_t, t).x0
     check_shape(found, target, "the student's x_0")
     error = jnp.mean(jnp.square(found - target), axis=range(1, x0.ndim))
-    snr = schedule.alpha_bar[1:] / (1 - schedule.alpha_bar[1:])
+    alpha_bar = values(schedule)[1:]
+    snr = alpha_bar / (1 - alpha_bar)
     return jnp.asarray(library(snr).maximum(snr, 1), error.dtype)[t - 1] * error
 
 

@@ -27,7 +27,7 @@ from ddim_jax.diffusion.process import (
     reverse_posterior,
     signal_scale,
 )
-from ddim_jax.diffusion.schedule import Array, Schedule, is_known, library, pairs
+from ddim_jax.diffusion.schedule import Array, Schedule, is_known, library, pairs, values
 
 
 class Bound(NamedTuple):
@@ -87,8 +87,8 @@ def variational_bound(
     std = check_stds(schedule, tau, std)
     t, s = pairs(schedule, tau)
 
-    def total(values):
-        return jnp.sum(values, axis=range(1, x0.ndim))
+    def total(x):
+        return jnp.sum(x, axis=range(1, x0.ndim))
 
     def kl(row):
         """Between two normals of one standard deviation: |difference of means|^2 / (2 std^2)."""
@@ -99,7 +99,7 @@ def variational_bound(
         return total(jnp.square(q - p)) / (2 * std**2)
 
     steps = jax.lax.map(kl, tuple(map(jnp.asarray, (t[:-1], s[:-1], std[:-1], eps[:-1]))))
-    variance = 1 - schedule.alpha_bar[-1]
+    variance = 1 - values(schedule)[-1]
     mean = signal_scale(schedule, schedule.num_steps, x0) * x0
     prior = total(jnp.square(mean) + variance - 1 - library(variance).log(variance)) / 2
     x_1 = q_sample(schedule, x0, int(t[-1]), eps[-1])
@@ -124,7 +124,7 @@ def gamma(schedule: Schedule, tau: ArrayLike, std: ArrayLike) -> Array:
 
 def constant(schedule: Schedule, std_1: float, x0: Array) -> jax.Array:
     """C [B] of Theorem 1, J_sigma = L_gamma + C: what the network cannot change, for a density p(x_0 | x_1) of std_1."""
-    a_T, d = schedule.alpha_bar[-1], math.prod(x0.shape[1:])
+    a_T, d = values(schedule)[-1], math.prod(x0.shape[1:])
     square = jnp.sum(jnp.square(x0), axis=range(1, x0.ndim))
     return (a_T * square - d * a_T - d * library(a_T).log1p(-a_T)) / 2 + d / 2 * math.log(2 * math.pi * std_1**2)
 
@@ -144,7 +144,7 @@ def accelerated_gamma(schedule: Schedule, tau: ArrayLike, std: ArrayLike, skippe
     """
     t, visited = np.arange(1, schedule.num_steps + 1), pairs(schedule, tau)[0][::-1]
     chosen = gamma(schedule, tau, std)[::-1]
-    skipped = np.square(noise_scale(schedule, t) / signal_scale(schedule, t) / skipped_std) / 2
+    skipped = (noise_scale(schedule, t) / signal_scale(schedule, t) / skipped_std) ** 2 / 2
     return library(skipped).where(np.isin(t, visited), chosen[np.searchsorted(visited, t)], skipped)
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from ddim_jax.diffusion.process import EpsFn, check_shape, q_sample, velocity
-from ddim_jax.diffusion.schedule import Array, Schedule
+from ddim_jax.diffusion.schedule import Array, Schedule, values
 
 TARGETS = {  # what a network may predict: (schedule, x0, t, eps) -> [B, ...]
     "eps": lambda schedule, x0, t, eps: eps,
@@ -43,7 +43,7 @@ def denoising_loss(
 
 
 def min_snr_weight(schedule: Schedule, t: Array, prediction: str = "eps", gamma: float = 5.0) -> jax.Array:
-    """The Min-SNR weight of each example's loss: [B], float32 (Hang et al., arXiv 2303.09556).
+    """The Min-SNR weight of each example's loss: [B] (Hang et al., arXiv 2303.09556).
 
     With it the loss counts min(SNR, gamma) |x_0 - predicted x_0|^2 whatever is predicted, SNR = a_t / (1 - a_t): the weight is
     that number for x_0, over SNR for eps, over SNR + 1 for v. Where SNR is 0, so is the weight of x_0 and v.
@@ -56,8 +56,7 @@ def min_snr_weight(schedule: Schedule, t: Array, prediction: str = "eps", gamma:
     Raises ValueError for another prediction.
     """
     _check(prediction)
-    alpha_bar = jnp.asarray(schedule.alpha_bar, jnp.float32)[t]
-    noise = jnp.asarray(1 - schedule.alpha_bar, jnp.float32)[t]
+    alpha_bar, noise = (jnp.asarray(table, float)[t] for table in (values(schedule), 1 - values(schedule)))
     if prediction == "eps":
         return jnp.minimum(1, gamma * noise / alpha_bar)
     clipped = jnp.minimum(alpha_bar / noise, gamma)
@@ -88,7 +87,9 @@ def drawn_loss(
     """
     eps = jax.vmap(lambda key: jax.random.normal(key, x0.shape[1:]))(keys)
     loss = denoising_loss(schedule, network, x0, t, eps, prediction)
-    return loss * min_snr_weight(schedule, t, prediction, min_snr_gamma) if min_snr_gamma else loss
+    if not min_snr_gamma:
+        return loss
+    return loss * min_snr_weight(schedule, t, prediction, min_snr_gamma).astype(loss.dtype)
 
 
 def stratified_steps(uniform: jax.Array, position: jax.Array, batch_size: int, num_steps: int) -> jax.Array:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from ddim_jax.diffusion.schedule import Array, Schedule, Steps, is_known, library
+from ddim_jax.diffusion.schedule import Array, Schedule, Steps, is_known, library, values
 
 
 class Gaussian(NamedTuple):
@@ -49,16 +49,16 @@ def _scale(schedule: Schedule, square: Callable, t: Steps, like: Array | None):
         if not np.issubdtype(t.dtype, np.integer) or np.any((t < 0) | (t > schedule.num_steps)):
             raise ValueError(f"steps must be whole numbers from 0 to {schedule.num_steps}, the length of the schedule; got {t}")
     if is_known(schedule.alpha_bar):
-        table = np.sqrt(square(np.asarray(schedule.alpha_bar, np.float64)))
+        table = np.sqrt(square(values(schedule)))
         if like is None:
             return table[t] if isinstance(t, np.ndarray) else jnp.asarray(table)[t]
-        values = jnp.asarray(table, np.promote_types(like.dtype, np.float32))[t]
+        scale = jnp.asarray(table, np.promote_types(like.dtype, np.float32))[t]
     else:
-        values = _sqrt(square(jnp.asarray(schedule.alpha_bar, float)[t]))
+        scale = _sqrt(square(values(schedule)[t]))
         if like is None:
-            return values
-        values = values.astype(np.promote_types(like.dtype, np.float32))
-    return jnp.expand_dims(values, tuple(range(values.ndim, like.ndim))) if values.ndim else values
+            return scale
+        scale = scale.astype(np.promote_types(like.dtype, np.float32))
+    return jnp.expand_dims(scale, tuple(range(scale.ndim, like.ndim))) if scale.ndim else scale
 
 
 def _sqrt(square):

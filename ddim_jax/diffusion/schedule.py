@@ -45,14 +45,21 @@ class Schedule(NamedTuple):
         return hash(np.asarray(self.alpha_bar).tobytes())
 
 
-def is_known(*values: Any) -> bool:
+def is_known(*arrays: Any) -> bool:
     """Whether the values can be seen, which those of arguments of compiled code cannot."""
-    return not any(isinstance(value, jax.core.Tracer) for value in values)
+    return not any(isinstance(array, jax.core.Tracer) for array in arrays)
 
 
-def library(*values: Any):
-    """jax.numpy where one of the values is JAX's, else NumPy, in which numbers stay float64 on the host."""
-    return jnp if any(isinstance(value, jax.Array) for value in values) else np
+def values(schedule: Schedule) -> Array:
+    """alpha_bar [T+1] to compute with: float64 on the host where it is known, else the widest float of compiled code."""
+    if is_known(schedule.alpha_bar):
+        return np.asarray(schedule.alpha_bar, np.float64)
+    return jnp.asarray(schedule.alpha_bar, float)
+
+
+def library(*arrays: Any):
+    """jax.numpy where one of the arrays is JAX's, else NumPy, in which numbers stay float64 on the host."""
+    return jnp if any(isinstance(array, jax.Array) for array in arrays) else np
 
 
 def check_known(schedule: Schedule, who: str) -> None:
@@ -124,8 +131,9 @@ def zero_terminal_snr(schedule: Schedule) -> Schedule:
 
     (Lin et al., arXiv 2305.08891, algorithm 1.) Predict v or x_0 then: eps prediction is refused at alpha_bar[T] = 0.
     """
-    xp = library(schedule.alpha_bar)
-    signal = xp.sqrt(schedule.alpha_bar[1:])
+    alpha_bar = values(schedule)
+    xp = library(alpha_bar)
+    signal = xp.sqrt(alpha_bar[1:])
     signal = (signal - signal[-1]) * (signal[0] / (signal[0] - signal[-1]))
     return from_alpha_bar(xp.concatenate([xp.ones(1), signal**2]))
 
@@ -185,7 +193,7 @@ def log_snr_subsequence(schedule: Schedule, num_sample_steps: int) -> np.ndarray
     further apart than that. Raises ValueError unless 1 <= S <= T, and for a schedule whose values are not known.
     """
     check_known(schedule, "log_snr_subsequence")
-    alpha_bar = np.asarray(schedule.alpha_bar, np.float64)
+    alpha_bar = values(schedule)
     subsequence(schedule.num_steps, num_sample_steps, "linspace")  # the same check of S
     finite = alpha_bar[1:][alpha_bar[1:] > 0]
     log_snr = np.log(finite / (1 - finite))  # of t = 1, 2, ..., falling

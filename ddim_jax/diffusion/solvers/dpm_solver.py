@@ -19,7 +19,8 @@ from ddim_jax.diffusion.solvers.table import StepTable, half_log_snr
 def dpmpp_2m(schedule: Schedule, tau: ArrayLike) -> StepTable:
     """DPM-Solver++(2M) over tau [S+1]: S network evaluations, deterministic, order 2 (order 1 first and last)."""
     t, s = pairs(schedule, tau)
-    xp, levels = library(schedule.alpha_bar), half_log_snr(schedule, t)
+    levels = half_log_snr(schedule, t)
+    xp = library(levels)
     h = levels[1:] - levels[:-1]  # of all steps but the last, whose h is infinite
     slope = xp.concatenate([np.zeros(1), h[1:] / (2 * h[:-1]), np.zeros(min(len(h), 1))])  # 0 after a step from pure noise
     kept = noise_scale(schedule, s) / noise_scale(schedule, t) * signal_scale(schedule, t)  # of x_t's own x0[0]

@@ -5,7 +5,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from ddim_jax.diffusion.process import noise_scale, signal_scale, step_std, step_weights, transition_std
-from ddim_jax.diffusion.schedule import Schedule, library, pairs
+from ddim_jax.diffusion.schedule import Schedule, is_known, library, pairs
 from ddim_jax.diffusion.solvers.table import StepTable
 
 
@@ -21,7 +21,8 @@ def ddim(schedule: Schedule, tau: ArrayLike, eta: ArrayLike = 0.0) -> StepTable:
     Raises ValueError for an eta that is negative or past its limit (see `process.step_std`).
     """
     t, s = pairs(schedule, tau)
-    std = step_std(schedule, t, s, eta)
+    without_noise = is_known(eta) and np.all(np.asarray(eta) == 0)  # which is seen in the table whatever the schedule is
+    std = np.zeros(len(t)) if without_noise else step_std(schedule, t, s, eta)
     return _table(schedule, t, s, std, std)
 
 

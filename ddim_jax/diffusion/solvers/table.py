@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ddim_jax.diffusion.schedule import Array, Schedule, library
+from ddim_jax.diffusion.schedule import Array, Schedule, library, values
 
 
 class StepTable(NamedTuple):
@@ -26,6 +26,7 @@ class StepTable(NamedTuple):
 
 def half_log_snr(schedule: Schedule, t: np.ndarray) -> Array:
     """lambda_t = log(signal_scale / noise_scale), the time of the exponential integrators; it is infinite at t = 0."""
-    xp, alpha_bar = library(schedule.alpha_bar), schedule.alpha_bar[t]
+    alpha_bar = values(schedule)[t]
+    xp = library(alpha_bar)
     with np.errstate(divide="ignore"):
         return 0.5 * (xp.log(alpha_bar) - xp.log(1 - alpha_bar))
