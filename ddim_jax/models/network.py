@@ -56,8 +56,12 @@ def from_linen(module: Any, null: Mapping[str, Any] = {}) -> Network:
     trains = "train" in inspect.signature(type(module).__call__).parameters
 
     def init(key: jax.Array, example: Example) -> Any:
-        variables = module.init(key, example.x0, jnp.zeros(example.x0.shape[0], jnp.int32), **example.condition)
-        return _only("params", dict(variables))
+        mode = {"train": False} if trains else {}
+        step = jnp.zeros(example.x0.shape[0], jnp.int32)
+        variables = dict(module.init(key, example.x0, step, **example.condition, **mode))
+        params = variables.pop("params", {})
+        _refuse(variables)
+        return params
 
     def apply(params: Any, x: jax.Array, step: jax.Array, condition: Condition, key: jax.Array | None) -> jax.Array:
         mode = {"train": key is not None} if trains else {}
@@ -76,7 +80,8 @@ def from_nnx(make: Callable[[nnx.Rngs], Any], null: Mapping[str, Any] = {}) -> N
 
     def init(key: jax.Array, example: Example) -> Any:
         _, params, _, rest = nnx.split(make(nnx.Rngs(key)), nnx.Param, nnx.RngState, ...)
-        return _only("params", {"params": nnx.to_pure_dict(params), **nnx.to_pure_dict(rest)})
+        _refuse(nnx.to_pure_dict(rest))
+        return nnx.to_pure_dict(params)
 
     def apply(params: Any, x: jax.Array, step: jax.Array, condition: Condition, key: jax.Array | None) -> jax.Array:
         module = make(nnx.Rngs(0 if key is None else key))  # what it draws here is replaced, and never computed
@@ -91,7 +96,8 @@ def from_callable(make: Callable[[jax.Array], Any], null: Mapping[str, Any] = {}
     """A network from make(key), which builds a pytree that can be called, as Equinox's modules are.
 
     It is called for one example, module(x [...], step, **condition), with key=... if it takes that, and mapped over the batch.
-    Its floating-point arrays are the parameters; all else is kept as `make` built it.
+    As in Equinox, its JAX arrays of floating point are the parameters, and flags named `inference` are set, to False in training
+    and True else. All other leaves are kept as make(jax.random.key(0)) builds them.
     """
 
     def leaves(module: Any) -> tuple[dict[str, Any], Any]:
@@ -100,14 +106,15 @@ def from_callable(make: Callable[[jax.Array], Any], null: Mapping[str, Any] = {}
         return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in named}, tree
 
     def is_parameter(leaf: Any) -> bool:
-        return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact)
+        return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jnp.inexact)
 
     def init(key: jax.Array, example: Example) -> Any:
         return {name: leaf for name, leaf in leaves(make(key))[0].items() if is_parameter(leaf)}
 
     def apply(params: Any, x: jax.Array, step: jax.Array, condition: Condition, key: jax.Array | None) -> jax.Array:
-        built, tree = leaves(make(jax.random.key(0)))  # what it draws here is replaced, and never computed
-        module = jax.tree.unflatten(tree, (built | params).values())
+        built, tree = leaves(make(jax.random.key(0)))  # the parameters drawn here are replaced, and never computed
+        flags = {name: key is None for name in built if name.split(".")[-1] == "inference"}
+        module = jax.tree.unflatten(tree, (built | flags | params).values())
         if "key" not in inspect.signature(type(module).__call__).parameters:
             return jax.vmap(lambda x, step, condition: module(x, step, **condition))(x, step, condition)
         keys = None if key is None else jax.random.split(key, x.shape[0])
@@ -116,8 +123,10 @@ def from_callable(make: Callable[[jax.Array], Any], null: Mapping[str, Any] = {}
     return Network(init, apply, null)
 
 
-def _only(wanted: str, variables: dict) -> Any:
-    more = variables.keys() - {wanted}
+def _refuse(more: Mapping[Any, Any]) -> None:
+    """Raises ValueError where a module keeps anything besides parameters, which would be neither trained nor saved."""
     if more:
-        raise ValueError(f"the module keeps {', '.join(sorted(map(str, more)))} besides its parameters; only those are trained")
-    return variables[wanted]
+        raise ValueError(
+            f"the module keeps {', '.join(sorted(map(str, more)))} besides its parameters, which alone are trained and saved: "
+            "compute constants where the module is called, and normalise without running means"
+        )
