@@ -18,6 +18,7 @@ from ddim_jax.inference.processes import Process
 from ddim_jax.models.network import Condition, Network
 
 SPACINGS = (*schedules.SPACINGS, "logsnr")
+Label = int | Sequence[int] | np.ndarray | None  # one class, or one for each example
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +98,7 @@ class Model:
         own = {argument: value for argument, value in self.defaults.arguments.items() if argument in takes[name]}
         return known[name](self.schedule, self.tau(steps, spacing), **(own | arguments))
 
-    def told(self, count: int, label: int | Sequence[int] | np.ndarray | None, condition: Condition = {}) -> dict[str, np.ndarray]:
+    def told(self, count: int, label: Label, condition: Condition = {}) -> dict[str, np.ndarray]:
         """The condition of `count` examples; a label below `count` long is repeated."""
         rows = {name: np.asarray(values) for name, values in condition.items()}
         for name, values in rows.items():
@@ -120,7 +121,7 @@ class Model:
         spacing: str | None = None,
         solver: str | None = None,
         seed: int = 0,
-        label: int | Sequence[int] | np.ndarray | None = None,
+        label: Label = None,
         condition: Condition = {},
         guidance: float = 1.0,
         batch_size: int = 256,
@@ -145,7 +146,7 @@ class Model:
         *,
         steps: int | None = None,
         spacing: str | None = None,
-        label: int | Sequence[int] | np.ndarray | None = None,
+        label: Label = None,
         condition: Condition = {},
         batch_size: int = 256,
     ) -> np.ndarray:
@@ -161,7 +162,7 @@ class Model:
         steps: int | None = None,
         spacing: str | None = None,
         solver: str | None = None,
-        label: int | Sequence[int] | np.ndarray | None = None,
+        label: Label = None,
         condition: Condition = {},
         batch_size: int = 256,
         **arguments: Any,
@@ -178,7 +179,7 @@ class Model:
         *,
         steps: int | None = None,
         spacing: str | None = None,
-        label: int | Sequence[int] | np.ndarray | None = None,
+        label: Label = None,
         condition: Condition = {},
         batch_size: int = 256,
     ) -> np.ndarray:

@@ -28,7 +28,7 @@ def time_embedding(step: jax.Array, width: int) -> jax.Array:
 
 
 def conv(features: int, size: int, dtype: Any, name: str, init: Any = initial, stride: int = 1) -> nn.Conv:
-    # A stride of 2 pads below and on the right alone, as the published networks do.
+    """A convolution of size x size. A stride of 2 pads below and on the right alone, as the published networks do."""
     padding = "SAME" if stride == 1 else ((0, 1), (0, 1))
     return nn.Conv(features, (size, size), stride, padding, kernel_init=init, dtype=dtype, name=name)
 

@@ -95,7 +95,8 @@ def train(
                 log.add(metrics)
                 stop = interruption.asked or any(map(checkpoints.reached_preemption, range(before + 1, step + 1)))
                 if step % log_every == 0:
-                    log.write(step, {"learning_rate": float(np.asarray(task.learning_rate(step - 1)))} if task.learning_rate else {})
+                    rate = task.learning_rate and task.learning_rate(step - 1)
+                    log.write(step, {} if rate is None else {"learning_rate": float(np.asarray(rate))})
                 if step % checkpoint_every == 0 or step == steps or stop:
                     checkpoints.save(state)
                 if stop:
