@@ -76,4 +76,5 @@ def inpaint(schedule: Schedule, predict: Predict, known: Array, mask: ArrayLike)
     A sampler then draws the known part from q(x_s | x_t, x_0) itself (Eq. 7), and its samples hold it exactly. For less
     visible seams run it with `solvers.repaint` (Lugmayr et al., arXiv 2201.09865).
     """
-    return map_x0(schedule, predict, lambda x0: mask * known + (1 - mask) * x0)
+    part = jnp.asarray(mask)
+    return map_x0(schedule, predict, lambda x0: part * known + (1 - part) * x0)

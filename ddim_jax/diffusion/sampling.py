@@ -63,7 +63,7 @@ def run(
             "this table may draw noise and no random key was given: pass key=jax.random.key(seed). A table that is an "
             "argument of compiled code always needs one, and ignores it if its noise weights are 0."
         )
-    if key is not None and not jnp.issubdtype(getattr(key, "dtype", None), jax.dtypes.prng_key):
+    if key is not None and not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
         raise ValueError(f"the random key is {key!r}; make it with jax.random.key(seed), not jax.random.PRNGKey")
     if key is not None and key.shape not in ((), x.shape[:1]):
         raise ValueError(
@@ -79,10 +79,10 @@ def run(
         check_shape(eps, x, "the predicted eps")
         x0, eps = jnp.asarray(x0, x.dtype), jnp.asarray(eps, x.dtype)
         x0s, epss = _push(x0s, x0), _push(epss, eps)
-        x = sum(weight * past for weight, past in zip((*w.x0, *w.eps), (*x0s, *epss)))
+        after: Any = sum(weight * past for weight, past in zip((*w.x0, *w.eps), (*x0s, *epss)))
         if key is not None:
-            x += w.noise * _normal(key, i, x)
-        return (x, (x0s, epss)), Step(i, x, x0, eps)
+            after += w.noise * _normal(key, i, x)
+        return (after, (x0s, epss)), Step(i, after, x0, eps)
 
     weights = {column: jnp.asarray(getattr(table, column), x.dtype) for column in ("x0", "eps", "noise")}
     history = tuple(jnp.zeros((weights[column].shape[1], *x.shape), x.dtype) for column in ("x0", "eps"))

@@ -75,11 +75,10 @@ def _varying(carry, after_a_row: Callable):
     """
     if not jax.sharding.get_abstract_mesh().manual_axes:
         return carry
-    varies = lambda a: jax.typeof(a).manual_axis_type.varying if isinstance(a, jax.Array) else a.manual_axis_type.varying  # noqa: E731
-    axes = frozenset().union(*map(varies, jax.tree.leaves(after_a_row())))
+    axes = frozenset().union(*(a.manual_axis_type.varying for a in jax.tree.leaves(after_a_row())))
 
     def cast(a):
-        missing = tuple(sorted(axes - varies(a)))
+        missing = tuple(sorted(axes - jax.typeof(a).manual_axis_type.varying))
         return jax.lax.pcast(a, missing, to="varying") if missing else a
 
     return jax.tree.map(cast, carry)

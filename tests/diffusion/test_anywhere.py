@@ -20,8 +20,16 @@ SCHEDULE = linear()
 KEY = jax.random.key(4)
 
 
-def table_of(num_steps, eta=0.7):
-    return jax.tree.map(lambda column: np.asarray(column, np.int32 if column.dtype == int else np.float32), ddim(SCHEDULE, subsequence(1000, num_steps, "trailing"), eta))
+def single(table):
+    return jax.tree.map(lambda column: np.asarray(column, np.int32 if column.dtype == int else np.float32), table)
+
+
+def gaussian_table(num_steps):
+    return single(ddim(SCHEDULE, subsequence(1000, num_steps, "trailing"), 0.7))
+
+
+def categorical_table(num_steps):
+    return single(discrete.table(SCHEDULE, subsequence(1000, num_steps, "trailing"), 0.3))
 
 
 def shapes(table, num_steps):
@@ -45,13 +53,14 @@ def over_categories(table, x, key):
 
 
 @pytest.mark.parametrize("keys", [(), ("b",)])
-@pytest.mark.parametrize("run", [sample, keep_two, over_categories])
-def test_one_program_serves_any_batch_and_any_number_of_steps(run, keys):
+@pytest.mark.parametrize(
+    "run, make, shape",
+    [(sample, gaussian_table, (3,)), (keep_two, gaussian_table, (3,)), (over_categories, categorical_table, (2, 5))],
+    ids=["sample", "records", "categories"],
+)
+def test_one_program_serves_any_batch_and_any_number_of_steps(run, make, shape, keys):
     """Exported once for three platforms; called on this one at two sizes of each."""
     b, s = export.symbolic_shape("b, s", constraints=["b >= 1", "s >= 3"])
-    shape, make = ((3,), table_of) if run is not over_categories else ((2, 5), lambda n: jax.tree.map(
-        lambda c: np.asarray(c, np.int32 if c.dtype == int else np.float32), discrete.table(SCHEDULE, subsequence(1000, n, "trailing"), 0.3)
-    ))  # fmt: skip
     key = jax.ShapeDtypeStruct(tuple(b for _ in keys), KEY.dtype)
     exported = export.export(jax.jit(run), platforms=("cpu", "cuda", "tpu"))(
         shapes(make(3), s), jax.ShapeDtypeStruct((b, *shape), jnp.float32), key
@@ -59,7 +68,9 @@ def test_one_program_serves_any_batch_and_any_number_of_steps(run, keys):
     for batch, steps in [(2, 3), (5, 4)]:
         x = jax.nn.softmax(jax.random.normal(KEY, (batch, *shape)))
         table, key = make(steps), jax.random.split(KEY, batch) if keys else KEY
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), exported.call(table, x, key), run(table, x, key))
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), exported.call(table, x, key), run(table, x, key)
+        )
 
 
 def test_inside_shard_map_with_its_checks():
@@ -67,7 +78,9 @@ def test_inside_shard_map_with_its_checks():
     root = pathlib.Path(__file__).parents[2]
     env = os.environ | {"PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu"}
     env["XLA_FLAGS"] = env.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
-    done = subprocess.run([sys.executable, pathlib.Path(__file__).with_name("in_shard_map.py")], env=env, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, pathlib.Path(__file__).with_name("in_shard_map.py")], env=env, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("split over") == 8
 
@@ -97,13 +110,15 @@ def test_categories_of_another_precision_are_taken_in_that_of_x(x64):
 
 @pytest.mark.parametrize("make", [from_eps, from_x0, from_v])
 def test_a_network_of_another_shape_is_refused_with_both_shapes(make):
-    x, table = jnp.ones((4, 3)), table_of(3, 0.0)
-    with pytest.raises(ValueError, match=r"what the network predicts has shape \(4, 1\), for x of shape \(4, 3\); they must be the same"):
+    x, table = jnp.ones((4, 3)), ddim(SCHEDULE, subsequence(1000, 3, "trailing"))
+    with pytest.raises(
+        ValueError, match=r"what the network predicts has shape \(4, 1\), for x of shape \(4, 3\); they must be the same"
+    ):
         sampling.sample(make(SCHEDULE, lambda x, t: x[:, :1]), table, x)
 
 
 def test_a_prediction_of_another_shape_is_refused_with_both_shapes():
-    x, table = jnp.ones((4, 3)), table_of(3, 0.0)
+    x, table = jnp.ones((4, 3)), ddim(SCHEDULE, subsequence(1000, 3, "trailing"))
     for name, predict in {
         "x_0": lambda x, t: Prediction(x[:, :1], x),
         "eps": lambda x, t: Prediction(x, x[..., None]),

@@ -69,7 +69,9 @@ def test_a_std_for_each_example_is_that_examples_own():
     for given in (std, jnp.asarray(std), std[:, None]):
         together = discrete.posterior(SCHEDULE, x_t, f, 15, 7, given)
         for i in range(K):
-            np.testing.assert_allclose(together[i], discrete.posterior(SCHEDULE, x_t[i : i + 1], f[i : i + 1], 15, 7, std[i])[0], atol=1e-15)
+            np.testing.assert_allclose(
+                together[i], discrete.posterior(SCHEDULE, x_t[i : i + 1], f[i : i + 1], 15, 7, std[i])[0], atol=1e-15
+            )
 
 
 def test_logits_of_another_shape_are_refused_with_both_shapes():

@@ -107,7 +107,12 @@ def test_steps_that_do_not_halve(tau):
 
 @pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
 def test_the_drawn_loss_makes_predictors_of_both_networks_and_draws_eps_from_each_key(prediction):
-    tau, x0, t, keys = subsequence(1000, 4, "trailing"), normal(3, 5), np.array([3, 400, 1000]), jax.random.split(jax.random.key(1), 3)
+    tau, x0, t, keys = (
+        subsequence(1000, 4, "trailing"),
+        normal(3, 5),
+        np.array([3, 400, 1000]),
+        jax.random.split(jax.random.key(1), 3),
+    )
     student, teacher = (lambda x, t: jnp.sin(x)), (lambda x, t: 0.5 * x)
     eps = jnp.stack([jax.random.normal(key, (5,)) for key in keys])
     make = {"eps": from_eps, "x0": from_x0, "v": from_v}[prediction]
