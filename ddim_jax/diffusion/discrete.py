@@ -87,7 +87,15 @@ def table(schedule: Schedule, tau: ArrayLike, eta: float = 0.0) -> CategoricalTa
 
 
 def sample(f: ProbabilityFn, table: CategoricalTable, x: jax.Array, key: jax.Array) -> jax.Array:
-    """Takes one-hot x [B, ..., K] through the table with one scan; `key` is one random key, or one for each example [B]."""
+    """Takes one-hot x [B, ..., K] through the table with one scan, from x_T to a sample x_0.
+
+    f:     (x [B, ..., K], t [B]) -> the probabilities of x_0 [B, ..., K].
+    table: the steps, as `table` of this module writes them.
+    x:     [B, ..., K] one-hot, where the first row starts; see `noise`.
+    key:   one typed random key, or one for each example [B], whose sample then does not depend on the rest of the batch.
+
+    Raises ValueError where f gives another shape than that of x.
+    """
     return run(f, table, x, key, lambda step: None)[0]
 
 
@@ -135,7 +143,13 @@ def noise(keys: jax.Array, shape: tuple[int, ...], categories: int) -> jax.Array
 def kl(schedule: Schedule, x_t: Array, x0: Array, f: Array, t: Steps, s: Steps, std: ArrayLike) -> jax.Array:
     """KL(q(x_s | x_t, x_0) || q(x_s | x_t, f)) of each value in nats: [B, ...]. At most (a_s - std a_t) (-log f at x_0).
 
-    f [B, ..., K] are probabilities of x_0; the rest is as in `posterior`, errors too.
+    x_t:  [B, ..., K], one-hot.
+    x0:   [B, ..., K], one-hot.
+    f:    [B, ..., K], probabilities of x_0.
+    t, s: whole numbers, 0 <= s < t <= T, or [B].
+    std:  the probability with which x_t is kept: a number, [B] or [B, 1, ...].
+
+    Raises ValueError as `posterior` does.
     """
     q, p = (posterior(schedule, x_t, x, t, s, std) for x in (x0, f))
     return jnp.sum(jax.scipy.special.rel_entr(q, p), axis=-1)

@@ -35,11 +35,23 @@ def from_x_bar(schedule: Schedule, x_bar: Array, t: Steps) -> jax.Array:
 
 
 def euler_in_sigma(schedule: Schedule, x_bar: Array, eps: Array, t: Steps, s: Steps) -> jax.Array:
-    """One step t -> s of Eq. 13, which is DDIM's: x-bar [B, ...] from x-bar and the eps predicted at t, both [B, ...]."""
+    """One step t -> s of Eq. 13, which is DDIM's: the next x-bar [B, ...].
+
+    schedule: the noise schedule.
+    x_bar:    [B, ...], at t.
+    eps:      [B, ...], predicted at t.
+    t, s:     whole numbers 0..T, or [B].
+    """
     return x_bar + (noise_to_signal(schedule, s, x_bar) - noise_to_signal(schedule, t, x_bar)) * eps
 
 
 def euler_in_time(schedule: Schedule, x_bar: Array, eps: Array, t: Steps, s: Steps) -> jax.Array:
-    """One step t -> s of Eq. 15, the probability flow's: x-bar [B, ...] from x-bar and eps at t >= 1. Needs sigma_t > 0."""
+    """One step t -> s of Eq. 15, the probability flow's: the next x-bar [B, ...].
+
+    schedule: the noise schedule.
+    x_bar:    [B, ...], at t.
+    eps:      [B, ...], predicted at t.
+    t, s:     whole numbers 0..T, or [B]; t >= 1, where sigma_t > 0.
+    """
     at_t, at_s = noise_to_signal(schedule, t, x_bar), noise_to_signal(schedule, s, x_bar)
     return x_bar + (jnp.square(at_s) - jnp.square(at_t)) / (2 * at_t) * eps
