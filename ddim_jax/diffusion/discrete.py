@@ -6,7 +6,8 @@
 
 x are one-hot, [B, ..., K], and f gives probabilities of that shape. The paper's sigma, `std` here as elsewhere, is the
 probability with which x_t is kept: at most (1 - a_s) / (1 - a_t), where the way down adds no noise; at 0 every value is drawn
-anew. Steps t, s are whole numbers or [B]; std is a number, [B] or [B, 1, ...]. The schedule may end at alpha_bar[T] = 0: x_T is then even noise.
+anew. Steps t, s are whole numbers or [B]; std is a number, [B] or [B, 1, ...]. The schedule may end at alpha_bar[T] = 0: x_T
+is then even noise.
 """
 
 from typing import Any, Callable, NamedTuple
@@ -38,12 +39,12 @@ def marginal(schedule: Schedule, x0: Array, t: Steps) -> jax.Array:
     return signal_scale(schedule, t, x0) ** 2 * x0 + noise_scale(schedule, t, x0) ** 2 / x0.shape[-1]
 
 
-def keep_limit(schedule: Schedule, t: Steps, s: Steps):
+def keep_limit(schedule: Schedule, t: Steps, s: Steps) -> Any:
     """(1 - a_s) / (1 - a_t), the largest std of the step t -> s: above it a probability would be negative."""
     return (noise_scale(schedule, s) / noise_scale(schedule, t)) ** 2
 
 
-def weights(schedule: Schedule, t: Steps, s: Steps, std: ArrayLike, like: Array | None = None):
+def weights(schedule: Schedule, t: Steps, s: Steps, std: ArrayLike, like: Array | None = None) -> tuple[Any, Any, Any]:
     """The weights of x_t, x_0 and 1/K in q(x_s | x_t, x_0), which sum to 1.
 
     t, s: whole numbers 0..T, s < t, or arrays of one shape.
@@ -86,7 +87,15 @@ def table(schedule: Schedule, tau: ArrayLike, eta: float = 0.0) -> CategoricalTa
 
 
 def sample(f: ProbabilityFn, table: CategoricalTable, x: jax.Array, key: jax.Array) -> jax.Array:
-    """Takes one-hot x [B, ..., K] through the table with one scan; `key` is one random key, or one for each example [B]."""
+    """Takes one-hot x [B, ..., K] through the table with one scan, from x_T to a sample x_0.
+
+    f:     (x [B, ..., K], t [B]) -> the probabilities of x_0 [B, ..., K].
+    table: the steps, as `table` of this module writes them.
+    x:     [B, ..., K] one-hot, where the first row starts; see `noise`.
+    key:   one typed random key, or one for each example [B], whose sample then does not depend on the rest of the batch.
+
+    Raises ValueError where f gives another shape than that of x.
+    """
     return run(f, table, x, key, lambda step: None)[0]
 
 
@@ -134,7 +143,13 @@ def noise(keys: jax.Array, shape: tuple[int, ...], categories: int) -> jax.Array
 def kl(schedule: Schedule, x_t: Array, x0: Array, f: Array, t: Steps, s: Steps, std: ArrayLike) -> jax.Array:
     """KL(q(x_s | x_t, x_0) || q(x_s | x_t, f)) of each value in nats: [B, ...]. At most (a_s - std a_t) (-log f at x_0).
 
-    f [B, ..., K] are probabilities of x_0; the rest is as in `posterior`, errors too.
+    x_t:  [B, ..., K], one-hot.
+    x0:   [B, ..., K], one-hot.
+    f:    [B, ..., K], probabilities of x_0.
+    t, s: whole numbers, 0 <= s < t <= T, or [B].
+    std:  the probability with which x_t is kept: a number, [B] or [B, 1, ...].
+
+    Raises ValueError as `posterior` does.
     """
     q, p = (posterior(schedule, x_t, x, t, s, std) for x in (x0, f))
     return jnp.sum(jax.scipy.special.rel_entr(q, p), axis=-1)
@@ -152,7 +167,7 @@ def cross_entropy(schedule: Schedule, logits_fn: ProbabilityFn, x0: Array, t: Ar
     Raises ValueError where the logits have another shape than x_t.
     """
     x_t = draw(keys, marginal(schedule, x0, t))
-    logits = logits_fn(x_t, t)
+    logits = logits_fn(x_t, jnp.asarray(t))
     check_shape(logits, x_t, "what the network predicts")
     loss = -jnp.sum(x0 * jax.nn.log_softmax(logits), axis=-1)
     return jnp.mean(loss, axis=range(1, loss.ndim))
@@ -163,9 +178,7 @@ def by_category(network: EpsFn) -> EpsFn:
     return lambda x, t: network(x.reshape(*x.shape[:-2], -1), t).reshape(x.shape)
 
 
-def drawn_loss(
-    schedule: Schedule, network: EpsFn, x0: Array, t: Array, keys: jax.Array, *, categories: int
-) -> jax.Array:
+def drawn_loss(schedule: Schedule, network: EpsFn, x0: Array, t: Array, keys: jax.Array, *, categories: int) -> jax.Array:
     """`cross_entropy` of each example's values in `categories` bins, x_t drawn from its own key: [B], in nats.
 
     schedule:   the noise schedule.

@@ -71,9 +71,15 @@ def classifier(
 
 
 def inpaint(schedule: Schedule, predict: Predict, known: Array, mask: ArrayLike) -> Predict:
-    """x_0 taken from `known` [B, ...] where `mask` is 1, from the predictor where it is 0; the mask, 0 to 1, broadcasts to x.
+    """x_0 taken from `known` [B, ...] where `mask` is 1, from the predictor where it is 0.
+
+    schedule: the noise schedule.
+    predict:  (x [B, ...], t [B]) -> Prediction.
+    known:    [B, ...], of the shape of x, in the range of the data.
+    mask:     0 to 1, broadcasts to x.
 
     A sampler then draws the known part from q(x_s | x_t, x_0) itself (Eq. 7), and its samples hold it exactly. For less
     visible seams run it with `solvers.repaint` (Lugmayr et al., arXiv 2201.09865).
     """
-    return map_x0(schedule, predict, lambda x0: mask * known + (1 - mask) * x0)
+    part = jnp.asarray(mask)
+    return map_x0(schedule, predict, lambda x0: part * known + (1 - part) * x0)

@@ -38,7 +38,7 @@ def sample_down(schedule: Schedule, x0: Array, tau: ArrayLike, std: ArrayLike, k
 
 
 def sample_up(schedule: Schedule, x0: Array, tau: ArrayLike, std: ArrayLike, key: jax.Array) -> jax.Array:
-    """The same as `sample_down`, drawn from x at tau[1] up (Eq. 4 and 8)."""
+    """As `sample_down`, with the same arguments, drawn from x at tau[1] up (Eq. 4 and 8): [S, B, ...]."""
     t, s, std = _steps(schedule, x0, tau, std)
     first = q_sample(schedule, x0, int(np.asarray(tau)[1]), _normal(key, 0, x0))
 

@@ -159,7 +159,7 @@ def discretised_log_prob(x0: Array, mean: Array, std: ArrayLike) -> jax.Array:
     return log_upper + jnp.log(-jnp.expm1(jnp.minimum(difference, -1e-30)))
 
 
-def bits_per_dimension(nats: ArrayLike, shape: tuple[int, ...]):
+def bits_per_dimension(nats: Array, shape: tuple[int, ...]) -> Array:
     """Nats of a whole example [B], of shape (H, W, C), as bits a value."""
     return nats / (math.prod(shape) * math.log(2))
 

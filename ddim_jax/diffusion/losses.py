@@ -18,9 +18,7 @@ def _check(prediction: str) -> None:
         raise ValueError(f"unknown prediction {prediction!r}; expected one of {', '.join(TARGETS)}")
 
 
-def denoising_loss(
-    schedule: Schedule, network: EpsFn, x0: Array, t: Array, eps: Array, prediction: str = "eps"
-) -> jax.Array:
+def denoising_loss(schedule: Schedule, network: EpsFn, x0: Array, t: Array, eps: Array, prediction: str = "eps") -> jax.Array:
     """Mean over an example's values of |network(x_t, t) - target|^2: [B] (Eq. 5, gamma = 1).
 
     The paper sums over the values in its theorem and averages in practice; averaged, the loss is 1 for a network that
@@ -36,7 +34,7 @@ def denoising_loss(
     Raises ValueError for another prediction, and where the network gives another shape than that of x_t.
     """
     _check(prediction)
-    output = network(q_sample(schedule, x0, t, eps), t)
+    output = network(q_sample(schedule, x0, t, eps), jnp.asarray(t))
     check_shape(output, x0, "what the network predicts")
     error = output - TARGETS[prediction](schedule, x0, t, eps)
     return jnp.mean(jnp.square(error), axis=range(1, error.ndim))

@@ -39,8 +39,8 @@ EpsFn = Callable[[jax.Array, jax.Array], jax.Array]  # (x [B, ...], t [B]) -> ep
 Predict = Callable[[jax.Array, jax.Array], Prediction]  # (x [B, ...], t [B]) -> Prediction
 
 
-def _scale(schedule: Schedule, square: Callable, t: Steps, like: Array | None):
-    """sqrt(square(alpha_bar[t])), in float64 on the host; with `like`, in its precision (float32 or more) and shaped to multiply it.
+def _scale(schedule: Schedule, square: Callable, t: Steps, like: Array | None) -> Any:
+    """sqrt(square(alpha_bar[t])): float64 on the host; with `like`, in its precision (float32 or more), shaped to multiply it.
 
     A schedule that is an argument of compiled code is computed with where it is, in the widest float there is.
     """
@@ -67,7 +67,7 @@ def _sqrt(square):
     return xp.where(square <= 0, 0, xp.sqrt(xp.where(square <= 0, 1, square)))
 
 
-def per_example(value: ArrayLike, like: Array, name: str):
+def per_example(value: ArrayLike, like: Array, name: str) -> Any:
     """A number, or one for each example of `like` [B, ...], shaped to multiply it: [B] becomes [B, 1, ...].
 
     Raises ValueError for any other shape; `name` says in it whose.
@@ -82,7 +82,7 @@ def per_example(value: ArrayLike, like: Array, name: str):
     )
 
 
-def check_shape(found, expected, what: str) -> None:
+def check_shape(found: ArrayLike, expected: ArrayLike, what: str) -> None:
     """Raises ValueError, with both shapes, where `what` was found in another shape than that of the x it is for."""
     if jnp.shape(found) != jnp.shape(expected):
         raise ValueError(f"{what} has shape {jnp.shape(found)}, for x of shape {jnp.shape(expected)}; they must be the same")
@@ -92,18 +92,23 @@ def check_shape(found, expected, what: str) -> None:
 # array x [B, ...], they are in its precision and shaped to multiply it.
 
 
-def signal_scale(schedule: Schedule, t: Steps, like: Array | None = None):
+def signal_scale(schedule: Schedule, t: Steps, like: Array | None = None) -> Any:
     """sqrt(a_t), the weight of x_0 in x_t."""
     return _scale(schedule, lambda alpha_bar: alpha_bar, t, like)
 
 
-def noise_scale(schedule: Schedule, t: Steps, like: Array | None = None):
+def noise_scale(schedule: Schedule, t: Steps, like: Array | None = None) -> Any:
     """sqrt(1 - a_t), the weight of the noise in x_t."""
     return _scale(schedule, lambda alpha_bar: 1 - alpha_bar, t, like)
 
 
-def transition_std(schedule: Schedule, t: Steps, s: Steps, like: Array | None = None):
-    """sqrt(1 - a_t / a_s), the noise that DDPM's chain adds from s up to t (Eq. 3); the paper's sigma-hat (D.3)."""
+def transition_std(schedule: Schedule, t: Steps, s: Steps, like: Array | None = None) -> Any:
+    """sqrt(1 - a_t / a_s), the noise that DDPM's chain adds from s up to t (Eq. 3); the paper's sigma-hat (D.3).
+
+    schedule: the noise schedule.
+    t, s:     whole numbers 0..T, s <= t: numbers, or arrays of one shape.
+    like:     x [B, ...] that the result is to multiply, or None (the default) for float64 on the host.
+    """
     signal_t, signal_s = signal_scale(schedule, t, like), signal_scale(schedule, s, like)
     noise_t, noise_s = noise_scale(schedule, t, like), noise_scale(schedule, s, like)
     # a_s - a_t, from the smaller pair of scales: near the ends of the schedule the other one is rounded to 1.
@@ -111,7 +116,7 @@ def transition_std(schedule: Schedule, t: Steps, s: Steps, like: Array | None = 
     return _sqrt(added) / signal_s
 
 
-def step_std(schedule: Schedule, t: Steps, s: Steps, eta: ArrayLike = 1.0, like: Array | None = None):
+def step_std(schedule: Schedule, t: Steps, s: Steps, eta: ArrayLike = 1.0, like: Array | None = None) -> Any:
     """The paper's sigma of the step t -> s (Eq. 16): 0 at eta = 0 (DDIM), DDPM's posterior at eta = 1.
 
     t, s: whole numbers 0..T, s <= t: numbers, or arrays of one shape.
@@ -139,8 +144,14 @@ def _check_eta(schedule: Schedule, t: np.ndarray, s: np.ndarray, eta: np.ndarray
         )
 
 
-def direction_scale(schedule: Schedule, s: Steps, std: ArrayLike, like: Array | None = None):
-    """sqrt(1 - a_s - std^2), the weight of the "direction pointing to x_t" in Eq. 12; sqrt(1 - a_s) itself for the number 0."""
+def direction_scale(schedule: Schedule, s: Steps, std: ArrayLike, like: Array | None = None) -> Any:
+    """sqrt(1 - a_s - std^2), the weight of the "direction pointing to x_t" in Eq. 12; sqrt(1 - a_s) itself for the number 0.
+
+    schedule: the noise schedule.
+    s:        a whole number 0..T, or an array of them.
+    std:      a number, or an array of that shape, or with `like` also [B] or [B, 1, ...].
+    like:     x [B, ...] that the result is to multiply, or None (the default) for float64 on the host.
+    """
     noise = noise_scale(schedule, s, like)
     if isinstance(std, (int, float)) and std == 0:
         return noise
@@ -148,39 +159,79 @@ def direction_scale(schedule: Schedule, s: Steps, std: ArrayLike, like: Array | 
     return _sqrt(noise**2 - std**2)
 
 
-def step_weights(schedule: Schedule, s: Steps, std: ArrayLike, like: Array | None = None):
-    """The weights of x_0 and eps in the mean of Eq. 12: of the predicted x_0, and of the "direction pointing to x_t"."""
+def step_weights(schedule: Schedule, s: Steps, std: ArrayLike, like: Array | None = None) -> tuple[Any, Any]:
+    """(the weight of x_0, that of eps) in the mean of Eq. 12; the arguments are those of `direction_scale`."""
     return signal_scale(schedule, s, like), direction_scale(schedule, s, std, like)
 
 
-def step_mean(schedule: Schedule, x0: Array, eps: Array, s: Steps, std: ArrayLike):
-    """Eq. 12 without its noise: the mean of x_s [B, ...], from both halves of x_t, for noise of standard deviation `std`."""
+def step_mean(schedule: Schedule, x0: Array, eps: Array, s: Steps, std: ArrayLike) -> jax.Array:
+    """Eq. 12 without its noise: the mean of x_s [B, ...], from both halves of x_t.
+
+    schedule: the noise schedule.
+    x0, eps:  [B, ...] each: x_t = signal_scale x0 + noise_scale eps.
+    s:        a whole number 0..T, or [B].
+    std:      that of the noise that is still to be added: a number, [B] or [B, 1, ...].
+    """
     x0_weight, eps_weight = step_weights(schedule, s, std, x0)
     return x0_weight * x0 + eps_weight * eps
 
 
-def q_sample(schedule: Schedule, x0: Array, t: Steps, eps: Array):
-    """x_t [B, ...] from clean x0 [B, ...] and noise eps [B, ...], a draw of q(x_t | x_0) (Eq. 4)."""
+def q_sample(schedule: Schedule, x0: Array, t: Steps, eps: Array) -> jax.Array:
+    """x_t [B, ...] from clean x0 and noise, a draw of q(x_t | x_0) (Eq. 4).
+
+    schedule: the noise schedule.
+    x0:       [B, ...], in [-1, 1] as networks expect it.
+    t:        a whole number 0..T, or [B].
+    eps:      [B, ...], standard normal.
+
+    Raises ValueError for a t outside the schedule, as all functions with steps do.
+    """
     return signal_scale(schedule, t, x0) * x0 + noise_scale(schedule, t, x0) * eps
 
 
-def predict_x0(schedule: Schedule, x_t: Array, t: Steps, eps: Array):
-    """The x_0 that x_t and its noise eps imply: f(x_t) of Eq. 9."""
+def predict_x0(schedule: Schedule, x_t: Array, t: Steps, eps: Array) -> jax.Array:
+    """The x_0 [B, ...] that x_t and its noise imply: f(x_t) of Eq. 9.
+
+    schedule: the noise schedule.
+    x_t:      [B, ...].
+    t:        a whole number 0..T, or [B], where alpha_bar is above 0.
+    eps:      [B, ...].
+    """
     return (x_t - noise_scale(schedule, t, x_t) * eps) / signal_scale(schedule, t, x_t)
 
 
-def predict_eps(schedule: Schedule, x_t: Array, t: Steps, x0: Array):
-    """The noise that x_t and its x0 imply: Eq. 9 solved for eps. Needs t >= 1, since x_0 itself holds no noise."""
+def predict_eps(schedule: Schedule, x_t: Array, t: Steps, x0: Array) -> jax.Array:
+    """The noise [B, ...] that x_t and its x_0 imply: Eq. 9 solved for eps.
+
+    schedule: the noise schedule.
+    x_t:      [B, ...].
+    t:        a whole number 1..T, or [B]; at 0 x_t holds no noise.
+    x0:       [B, ...].
+    """
     return (x_t - signal_scale(schedule, t, x_t) * x0) / noise_scale(schedule, t, x_t)
 
 
-def velocity(schedule: Schedule, x0: Array, t: Steps, eps: Array):
-    """v = sqrt(a_t) eps - sqrt(1 - a_t) x_0, how x_t turns as its angle grows (Salimans & Ho, arXiv 2202.00512, appendix D)."""
+def velocity(schedule: Schedule, x0: Array, t: Steps, eps: Array) -> jax.Array:
+    """v = sqrt(a_t) eps - sqrt(1 - a_t) x_0, how x_t turns as its angle grows: [B, ...].
+
+    (Salimans & Ho, arXiv 2202.00512, appendix D.)
+
+    schedule: the noise schedule.
+    x0:       [B, ...].
+    t:        a whole number 0..T, or [B].
+    eps:      [B, ...].
+    """
     return signal_scale(schedule, t, x0) * eps - noise_scale(schedule, t, x0) * x0
 
 
-def from_velocity(schedule: Schedule, x_t: Array, t: Steps, v: Array):
-    """(x_0, eps) from x_t and its velocity: the rotation by which they follow, without a division."""
+def from_velocity(schedule: Schedule, x_t: Array, t: Steps, v: Array) -> tuple[jax.Array, jax.Array]:
+    """(x_0, eps) from x_t and its velocity, both [B, ...]: the rotation by which they follow, without a division.
+
+    schedule: the noise schedule.
+    x_t:      [B, ...].
+    t:        a whole number 0..T, or [B].
+    v:        [B, ...].
+    """
     signal, noise = signal_scale(schedule, t, x_t), noise_scale(schedule, t, x_t)
     return signal * x_t - noise * v, noise * x_t + signal * v
 
@@ -226,7 +277,10 @@ def forward_posterior(schedule: Schedule, x_s: Array, x0: Array, s: Steps, t: St
 
 
 def check_std(std: ArrayLike, limit: ArrayLike, says: str) -> None:
-    """Raises ValueError unless `std`, a number, [B] or [B, 1, ...], lies between 0 and `limit`, a number or [B], if both are known."""
+    """Raises ValueError unless `std` lies between 0 and `limit`, if both are known.
+
+    `std` is a number, [B] or [B, 1, ...], `limit` a number or [B]; `says` is the rest of the message, up to the limit.
+    """
     if is_known(std, limit):
         limit = np.reshape(limit, np.shape(limit) + (1,) * (np.ndim(std) - np.ndim(limit)))
         if not np.all((0 <= np.asarray(std)) & (np.asarray(std) <= limit * (1 + 1e-6))):
@@ -235,7 +289,7 @@ def check_std(std: ArrayLike, limit: ArrayLike, says: str) -> None:
 
 def ddim_step(
     schedule: Schedule, x_t: Array, eps: Array, t: Steps, s: Steps, eta: ArrayLike = 0.0, noise: Array | None = None
-):
+) -> tuple[jax.Array, jax.Array]:
     """One step t -> s of the generative process (Eq. 12): returns (x_s, the predicted x_0), both [B, ...].
 
     For reading, and for loops of your own; `sampling.sample` runs whole tables of such steps.
@@ -335,5 +389,10 @@ def map_x0(schedule: Schedule, predict: Predict, change: Callable[[jax.Array], j
 
 
 def clip_x0(schedule: Schedule, predict: Predict, low: float = -1.0, high: float = 1.0) -> Predict:
-    """The predictor with x_0 clipped to [low, high]; DDPM's code does so, the paper's at sigma-hat alone."""
+    """The predictor with x_0 clipped to [low, high]; DDPM's code does so, the paper's at sigma-hat alone.
+
+    schedule:  the noise schedule.
+    predict:   (x [B, ...], t [B]) -> Prediction.
+    low, high: the range of the data; -1 and 1 are the defaults.
+    """
     return map_x0(schedule, predict, lambda x0: jnp.clip(x0, low, high))

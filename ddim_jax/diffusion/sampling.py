@@ -25,10 +25,13 @@ class Trajectory(NamedTuple):
 
 
 def sample(predict: Predict, table: StepTable, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
-    """Takes x [B, ...] through every step of the table: from latents x_T to samples x_0, or back with an encoding table.
+    """Takes x through every step of the table: from latents x_T to samples x_0 [B, ...], or back with an encoding table.
 
-    `key` is a typed random key, or one for each example [B], whose sample then does not depend on the rest of the batch.
-    A table without noise ignores it. x is computed in float32 or more, and predictions in its precision.
+    predict: (x [B, ...], t [B]) -> Prediction, both halves of the shape of x; see `process.make_predictor`.
+    table:   the steps, as a solver of `solvers` writes them.
+    x:       [B, ...], where the first row starts. It is computed in float32 or more, and predictions in its precision.
+    key:     a typed random key, or one for each example [B], whose sample then does not depend on the rest of the batch. A
+             table without noise ignores it; None (the default) is for those.
 
     Raises ValueError where there is noise to draw and no key, which includes every table that is an argument of compiled code,
     whose weights cannot be seen there; where the keys do not fit the batch; and where a prediction has another shape than x.
@@ -38,7 +41,7 @@ def sample(predict: Predict, table: StepTable, x: jax.Array, key: jax.Array | No
 
 
 def trajectory(predict: Predict, table: StepTable, x: jax.Array, key: jax.Array | None = None) -> Trajectory:
-    """As `sample`, with every x and every prediction of x_0 on the way."""
+    """As `sample`, with every x and every prediction of x_0 on the way: memory is for S of each; see `run` for less."""
     _, (xs, x0s) = run(predict, table, x, key, lambda step: (step.x, step.x0))
     return Trajectory(jnp.concatenate([x[None], xs]), x0s)
 
@@ -63,7 +66,7 @@ def run(
             "this table may draw noise and no random key was given: pass key=jax.random.key(seed). A table that is an "
             "argument of compiled code always needs one, and ignores it if its noise weights are 0."
         )
-    if key is not None and not jnp.issubdtype(getattr(key, "dtype", None), jax.dtypes.prng_key):
+    if key is not None and not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
         raise ValueError(f"the random key is {key!r}; make it with jax.random.key(seed), not jax.random.PRNGKey")
     if key is not None and key.shape not in ((), x.shape[:1]):
         raise ValueError(
@@ -79,10 +82,10 @@ def run(
         check_shape(eps, x, "the predicted eps")
         x0, eps = jnp.asarray(x0, x.dtype), jnp.asarray(eps, x.dtype)
         x0s, epss = _push(x0s, x0), _push(epss, eps)
-        x = sum(weight * past for weight, past in zip((*w.x0, *w.eps), (*x0s, *epss)))
+        after: Any = sum(weight * past for weight, past in zip((*w.x0, *w.eps), (*x0s, *epss)))
         if key is not None:
-            x += w.noise * _normal(key, i, x)
-        return (x, (x0s, epss)), Step(i, x, x0, eps)
+            after += w.noise * _normal(key, i, x)
+        return (after, (x0s, epss)), Step(i, after, x0, eps)
 
     weights = {column: jnp.asarray(getattr(table, column), x.dtype) for column in ("x0", "eps", "noise")}
     history = tuple(jnp.zeros((weights[column].shape[1], *x.shape), x.dtype) for column in ("x0", "eps"))
@@ -102,7 +105,13 @@ def _normal(key: jax.Array, i: jax.Array, like: jax.Array) -> jax.Array:
 
 
 def reconstruct(predict: Predict, schedule: Schedule, tau: ArrayLike, x0: jax.Array) -> jax.Array:
-    """Encodes x0 [B, ...] to latents and decodes them again over the same tau [S+1] (section 5.4, Table 2)."""
+    """Encodes x0 to latents and decodes them again over the same steps: [B, ...] (section 5.4, Table 2).
+
+    predict:  (x [B, ...], t [B]) -> Prediction.
+    schedule: the noise schedule.
+    tau:      int [S+1], rising from 0.
+    x0:       [B, ...].
+    """
     return sample(predict, ddim(schedule, tau), sample(predict, encode(schedule, tau), x0))
 
 

@@ -5,6 +5,7 @@ from typing import Any, Callable, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 
 class Step(NamedTuple):
@@ -19,10 +20,13 @@ class Step(NamedTuple):
 Record = Callable[[Step], Any]  # what to keep of a row: any pytree of arrays
 
 
-def scan_rows(advance: Callable, carry, table: NamedTuple, record: Record, rows=None):
+def scan_rows(
+    advance: Callable[..., tuple[Any, Step]], carry: Any, table: NamedTuple, record: Record, rows: ArrayLike | None = None
+) -> tuple[Any, Any]:
     """The carry after all rows of the table, and the records of the chosen ones stacked: a pytree of arrays [R, ...].
 
     advance: (carry, number of the row, the row) -> (the next carry, Step).
+    carry:   any pytree of arrays, as it is before the first row.
     table:   a named tuple of arrays [S, ...], whose first is `t`.
     record:  see `Record`; it is called for the chosen rows alone.
     rows:    int [R], rising, the rows whose records are kept; None keeps all. Memory is for R records, not for S.
@@ -75,11 +79,10 @@ def _varying(carry, after_a_row: Callable):
     """
     if not jax.sharding.get_abstract_mesh().manual_axes:
         return carry
-    varies = lambda a: jax.typeof(a).manual_axis_type.varying if isinstance(a, jax.Array) else a.manual_axis_type.varying  # noqa: E731
-    axes = frozenset().union(*map(varies, jax.tree.leaves(after_a_row())))
+    axes = frozenset().union(*(a.manual_axis_type.varying for a in jax.tree.leaves(after_a_row())))
 
     def cast(a):
-        missing = tuple(sorted(axes - varies(a)))
+        missing = tuple(sorted(axes - jax.typeof(a).manual_axis_type.varying))
         return jax.lax.pcast(a, missing, to="varying") if missing else a
 
     return jax.tree.map(cast, carry)

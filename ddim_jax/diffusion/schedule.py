@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 Array = jax.Array | np.ndarray  # an array with a shape and a dtype, of either library
@@ -35,8 +36,7 @@ class Schedule(NamedTuple):
         return self.alpha_bar.shape[0] - 1
 
     def __eq__(self, other: object) -> bool:
-        same = lambda a, b: a is b or np.array_equal(a, b)  # noqa: E731
-        return isinstance(other, Schedule) and same(self.alpha_bar, other.alpha_bar)
+        return isinstance(other, Schedule) and np.array_equal(self.alpha_bar, other.alpha_bar)
 
     def __ne__(self, other: object) -> bool:  # a tuple's own would compare the arrays as truth values
         return not self == other
@@ -47,17 +47,17 @@ class Schedule(NamedTuple):
 
 def is_known(*arrays: Any) -> bool:
     """Whether the values can be seen, which those of arguments of compiled code cannot."""
-    return not any(isinstance(array, jax.core.Tracer) for array in arrays)
+    return not any(isinstance(array, Tracer) for array in arrays)
 
 
-def values(schedule: Schedule) -> Array:
+def values(schedule: Schedule) -> Any:
     """alpha_bar [T+1] to compute with: float64 on the host where it is known, else the widest float of compiled code."""
     if is_known(schedule.alpha_bar):
         return np.asarray(schedule.alpha_bar, np.float64)
     return jnp.asarray(schedule.alpha_bar, float)
 
 
-def library(*arrays: Any):
+def library(*arrays: Any) -> Any:
     """jax.numpy where one of the arrays is JAX's, else NumPy, in which numbers stay float64 on the host."""
     return jnp if any(isinstance(array, jax.Array) for array in arrays) else np
 
@@ -76,7 +76,7 @@ def from_alpha_bar(alpha_bar: ArrayLike) -> Schedule:
 
     An alpha_bar that compiled code computes is taken as it is.
     """
-    if isinstance(alpha_bar, jax.core.Tracer):
+    if isinstance(alpha_bar, Tracer):
         return Schedule(alpha_bar)
     alpha_bar = np.array(alpha_bar, np.float64)
     if alpha_bar.ndim != 1 or len(alpha_bar) < 2:

@@ -29,37 +29,36 @@ def categorical(run, weight, table, x, keys):
     return run(lambda x, t: jax.nn.softmax(weight * x + t[:, None, None] / 1000), table, x, keys)
 
 
-def keep(step):
-    return step.x, step.x0, step.i
+def same(a, b):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), a, b)
 
 
 def kept(run, rows):
-    return lambda f, table, x, keys: run(f, table, x, keys, keep, rows)
+    return lambda f, table, x, keys: run(f, table, x, keys, lambda step: (step.x, step.x0), rows)
 
 
-records = (EACH, (PartitionSpec(None, "batch"), PartitionSpec(None, "batch"), ALL))
-some_records = (EACH, (PartitionSpec(None, "batch"),) * 2)
+records = (EACH, (PartitionSpec(None, "batch"),) * 2)
 cases = {
     "sample": (gaussian, sampling.sample, ddim(SCHEDULE, TAU, 0.7), x, EACH),
     "history": (gaussian, sampling.sample, plms(SCHEDULE, TAU), x, EACH),
     "run": (gaussian, kept(sampling.run, None), ddim(SCHEDULE, TAU, 0.7), x, records),
-    "rows": (gaussian, lambda *a: sampling.run(*a, lambda step: (step.x, step.x0), rows), plms(SCHEDULE, TAU), x, some_records),
+    "rows": (gaussian, kept(sampling.run, rows), plms(SCHEDULE, TAU), x, records),
     "discrete": (categorical, discrete.sample, discrete.table(SCHEDULE, TAU, 0.3), one_hot, EACH),
-    "discrete rows": (
-        categorical, lambda *a: discrete.run(*a, lambda step: (step.x, step.x0), rows), discrete.table(SCHEDULE, TAU, 0.3), one_hot,
-        some_records,
-    ),
-}  # fmt: skip
+    "discrete rows": (categorical, kept(discrete.run, rows), discrete.table(SCHEDULE, TAU, 0.3), one_hot, records),
+}
 for name, (family, run, table, start, out) in cases.items():
     whole = functools.partial(family, run)
     arguments = (jnp.float32(0.5), table, start, keys)
     split = jax.shard_map(whole, mesh=MESH, in_specs=(ALL, ALL, EACH, EACH), out_specs=out)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), jax.jit(split)(*arguments), jax.jit(whole)(*arguments))
+    same(jax.jit(split)(*arguments), jax.jit(whole)(*arguments))
     print("split over the batch:", name)
 
 # One x for both devices, and each its own keys, or its own weights: what varies comes in with the first row.
 for name, specs in {"keys": (ALL, ALL, ALL, EACH), "weights": (EACH, ALL, ALL, ALL)}.items():
-    whole = lambda w, table, x, k: sampling.sample(from_eps(SCHEDULE, lambda x, t: w[0] * jnp.sin(x)), table, x, k[0])[None]  # noqa: E731
+
+    def whole(w, table, x, keys):
+        return gaussian(sampling.sample, w[0], table, x, keys[0])[None]
+
     split = jax.shard_map(whole, mesh=MESH, in_specs=specs, out_specs=EACH)
     weights, table, two = jnp.array([0.5, -0.2]), ddim(SCHEDULE, TAU, 0.7), jax.random.split(jax.random.key(3), 2)
     for device, found in enumerate(jax.jit(split)(weights, table, x, two)):

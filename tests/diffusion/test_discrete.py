@@ -63,6 +63,23 @@ def test_steps_may_differ_from_example_to_example():
         np.testing.assert_allclose(together[i], discrete.posterior(SCHEDULE, x_t[i], f[i], t[i], s[i], std[i]), atol=1e-15)
 
 
+def test_a_std_for_each_example_is_that_examples_own():
+    """Of K examples with K categories, so that [B] against the last axis would be taken without a word."""
+    x_t, f, std = one_hot(K), simplex(K, seed=1), np.linspace(0, 1, K) * discrete.keep_limit(SCHEDULE, 15, 7)
+    for given in (std, jnp.asarray(std), std[:, None]):
+        together = discrete.posterior(SCHEDULE, x_t, f, 15, 7, given)
+        for i in range(K):
+            np.testing.assert_allclose(
+                together[i], discrete.posterior(SCHEDULE, x_t[i : i + 1], f[i : i + 1], 15, 7, std[i])[0], atol=1e-15
+            )
+
+
+def test_logits_of_another_shape_are_refused_with_both_shapes():
+    x0, keys = one_hot(3, 7), jax.random.split(jax.random.key(0), 3)
+    with pytest.raises(ValueError, match=r"what the network predicts has shape \(3, 7, 1\), for x of shape \(3, 7, 4\)"):
+        discrete.cross_entropy(SCHEDULE, lambda x, t: x[..., :1], x0, jnp.array([1, 10, 20]), keys)
+
+
 def test_the_divergence_is_bounded_by_that_of_the_prediction():
     """Oracle 19 (the paper's appendix A): KL <= (a_s - std a_t) KL(Cat(x_0) || Cat(f)), and the latter is -log f at x_0."""
     x0, x_t, f = one_hot(200), one_hot(200, seed=1), simplex(200, seed=2)

@@ -33,6 +33,21 @@ def test_one_step_with_the_target_is_two_of_the_teacher(t, m, s):
     np.testing.assert_allclose(arrives, two, rtol=1e-9, atol=1e-9)
 
 
+def test_the_teacher_is_asked_at_one_step_for_each_example():
+    """A predictor is promised t [B], whether the steps come as numbers or as arrays."""
+    seen = []
+
+    def teacher(x, t):
+        seen.append(t)
+        return TEACHER(x, t)
+
+    x = normal(5, 3)
+    numbers = target_x0(SCHEDULE, teacher, x, 500, 250, 0)
+    assert [t.shape for t in seen] == [(5,), (5,)] and [int(t[0]) for t in seen] == [500, 250]
+    arrays = target_x0(SCHEDULE, TEACHER, x, *(jnp.full(5, t) for t in (500, 250, 0)))
+    np.testing.assert_allclose(numbers, arrays, rtol=1e-10)
+
+
 def test_a_student_that_says_the_target_has_no_loss_and_takes_the_teachers_samples():
     tau = subsequence(1000, 8, "trailing")
 
@@ -92,7 +107,12 @@ def test_steps_that_do_not_halve(tau):
 
 @pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
 def test_the_drawn_loss_makes_predictors_of_both_networks_and_draws_eps_from_each_key(prediction):
-    tau, x0, t, keys = subsequence(1000, 4, "trailing"), normal(3, 5), np.array([3, 400, 1000]), jax.random.split(jax.random.key(1), 3)
+    tau, x0, t, keys = (
+        subsequence(1000, 4, "trailing"),
+        normal(3, 5),
+        np.array([3, 400, 1000]),
+        jax.random.split(jax.random.key(1), 3),
+    )
     student, teacher = (lambda x, t: jnp.sin(x)), (lambda x, t: 0.5 * x)
     eps = jnp.stack([jax.random.normal(key, (5,)) for key in keys])
     make = {"eps": from_eps, "x0": from_x0, "v": from_v}[prediction]

@@ -56,6 +56,17 @@ def test_classifier_free_guidance_is_linear_between_its_two_networks():
         assert_consistent(guided, x)
     own = guidance.classifier_free(one, other, jnp.array([0.0, 1.0, 2.0, 3.0])[:, None])
     np.testing.assert_allclose(own(x, T).eps[1], one(x, T).eps[1], rtol=1e-9)
+    square = normal(4, 4)  # where [B] against the last axis would be taken without a word
+    weights = np.array([0.0, 1.0, 2.0, 3.0])
+    for guide in (
+        lambda w: guidance.classifier_free(one, other, w),
+        lambda w: guidance.classifier(SCHEDULE, one, lambda x, t: -(x**2).sum(1), w),
+    ):
+        together = guide(weights)(square, T)
+        for i, weight in enumerate(weights):
+            np.testing.assert_allclose(together.eps[i], guide(weight)(square, T).eps[i], rtol=1e-9)
+    with pytest.raises(ValueError, match=r"weight has shape \(3,\) for examples of shape \(4, 4\)"):
+        guidance.classifier_free(one, other, weights[:3])(square, T)
 
 
 def test_guidance_by_an_exact_classifier_gives_the_exact_conditional():

@@ -88,6 +88,20 @@ def test_noise_is_drawn_from_each_examples_own_key(prediction, gamma):
     np.testing.assert_allclose(together, plain * weight, rtol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(4, 1), (3,), (4, 3, 1), ()])
+def test_a_network_of_another_shape_is_refused_with_both_shapes(shape):
+    """All of these would broadcast against the target, or be added to it, without a word."""
+    x0 = jnp.ones((4, 3))
+    match = rf"what the network predicts has shape \({', '.join(map(str, shape))},?\), for x of shape \(4, 3\)"
+    with pytest.raises(ValueError, match=match):
+        denoising_loss(linear(), lambda x, t: jnp.zeros(shape), x0, jnp.array([1, 2, 3, 4]), x0)
+
+
+def test_an_unknown_target():
+    with pytest.raises(ValueError, match="unknown prediction 'noise'; expected one of eps, x0, v"):
+        denoising_loss(linear(), lambda x, t: x, jnp.ones((1, 2)), jnp.array([3]), jnp.ones((1, 2)), "noise")
+
+
 def test_weights_of_an_unknown_prediction():
     with pytest.raises(ValueError, match="unknown prediction 'epsilon'; expected one of eps, x0, v"):
         min_snr_weight(linear(), jnp.array([5]), "epsilon")

@@ -256,6 +256,75 @@ def test_a_published_network_numbers_its_steps_from_zero():
     np.testing.assert_array_equal(step, [0, 0, 1, 999])
 
 
+@pytest.mark.parametrize("s", [0, 5])
+def test_the_gradient_in_eta_is_finite_into_x0_too(s, x64):
+    """By hand, d x_s / d eta = r (z - std / sqrt(1 - a_s - std^2) eps), std = eta r of Eq. 16; into x_0, r = 0, and so is it."""
+    eps, z, eta = normal((2, 3)), normal((2, 3), 1), 0.6
+    found = jax.grad(lambda eta: pr.ddim_step(linear(), normal((2, 3), 2), eps, 50, s, eta, z)[0].sum())(eta)
+    a_t, a_s = linear().alpha_bar[[50, s]]
+    r = np.sqrt((1 - a_s) / (1 - a_t) * (1 - a_t / a_s))
+    expected = r * (z - (eta * r / np.sqrt(1 - a_s - (eta * r) ** 2) if s else 0) * eps).sum()
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def test_the_std_of_a_step_from_an_unknown_t_to_a_known_s(x64):
+    for s in (0, 3):
+        found = jax.jit(lambda t: pr.step_std(linear(), t, s, 0.5))(jnp.array([10, 900]))
+        np.testing.assert_allclose(found, pr.step_std(linear(), np.array([10, 900]), s, 0.5), rtol=1e-10)
+        np.testing.assert_allclose(jax.jit(lambda t: pr.step_std(linear(), t, s, 0.5))(900), found[1], rtol=1e-10)
+
+
+# ---- one number for each example
+
+
+def test_an_eta_for_each_example_is_that_examples_own(x64):
+    """Of three examples with three values each, so that [B] against the last axis would be taken without a word."""
+    x, eps, z = normal((3, 3)), normal((3, 3), 1), normal((3, 3), 2)
+    eta = np.array([0.0, 0.5, 1.0])
+    t, s = np.array([10, 500, 900]), np.array([0, 400, 899])
+    for given in (eta, jnp.asarray(eta), eta[:, None]):
+        together, _ = pr.ddim_step(linear(), x, eps, t, s, given, z)
+        for i in range(3):
+            alone, _ = pr.ddim_step(linear(), x[i : i + 1], eps[i : i + 1], int(t[i]), int(s[i]), eta[i], z[i : i + 1])
+            np.testing.assert_allclose(together[i], alone[0], rtol=1e-10)
+    compiled = jax.jit(lambda eta: pr.ddim_step(linear(), x, eps, t, s, eta, z)[0])(eta)
+    np.testing.assert_allclose(compiled, pr.ddim_step(linear(), x, eps, t, s, eta, z)[0], rtol=1e-10)
+
+
+def test_each_eta_is_held_against_its_own_steps_limit():
+    """sqrt((1 - a_t) / (1 - a_t / a_s)) is 1.354 for 2 -> 1 and 7.07 for 1000 -> 999 (beta .02): 1.3 suits both, 5 the second."""
+    x, t, s = jnp.zeros((2, 2)), np.array([2, 1000]), np.array([1, 999])
+    for eta in (np.array([1.3, 5.0]), np.array([[1.3], [5.0]])):
+        pr.ddim_step(linear(), x, x, t, s, eta, x)
+        with pytest.raises(ValueError, match=r"(?s)eta is .*; for these steps it must lie between 0 and 1.354"):
+            pr.ddim_step(linear(), x, x, t, s, eta[::-1], x)
+
+
+@pytest.mark.parametrize("posterior", [pr.reverse_posterior, pr.forward_posterior])
+def test_a_std_for_each_example_is_that_examples_own(posterior, x64):
+    x, x0, std = normal((3, 3)), normal((3, 3), 1), np.array([0.0, 0.1, 0.2])
+    steps = (900, 800) if posterior is pr.reverse_posterior else (800, 900)
+    for given in (std, jnp.asarray(std), std[:, None]):
+        together = posterior(linear(), x, x0, *steps, given)
+        assert together.std.shape == (3, 1)
+        for i in range(3):
+            alone = posterior(linear(), x[i : i + 1], x0[i : i + 1], *steps, std[i])
+            np.testing.assert_allclose(together.mean[i], alone.mean[0], rtol=1e-10)
+            np.testing.assert_allclose(together.std[i, 0], alone.std, rtol=1e-10)
+    with pytest.raises(ValueError, match=r"std is .*; it must lie between 0 and sqrt"):
+        pr.reverse_posterior(linear(), x, x0, np.array([5, 900, 900]), np.array([1, 800, 800]), std + 0.1)
+
+
+@pytest.mark.parametrize("value", [np.zeros(2), np.zeros((3, 1)), np.zeros((1, 1, 1, 1))])
+def test_numbers_for_other_examples_than_there_are(value):
+    x = jnp.zeros((3, 4, 4))
+    says = r"has shape \(.*\) for examples of shape \(3, 4, 4\); expected a number, one for each example \[3\], or an array"
+    with pytest.raises(ValueError, match="eta " + says):
+        pr.ddim_step(linear(), x, x, 10, 5, value, x)
+    with pytest.raises(ValueError, match="std " + says):
+        pr.reverse_posterior(linear(), x, x, 10, 5, value)
+
+
 # ---- bad input
 
 

@@ -239,6 +239,25 @@ def test_slerp_of_opposite_and_empty_latents_is_the_line_between_them(dtype):
             np.testing.assert_allclose(found, halfway * a, rtol=0, atol=5e-3 if dtype == jnp.float16 else 1e-5)
 
 
+def test_slerp_of_numpy_latents_in_double_precision():
+    """Where x64 is off their angle has the precision of float32, whatever their dtype was."""
+    a, b = (np.random.default_rng(seed).standard_normal((2, 30)) for seed in (0, 1))
+    with jax.enable_x64(False):
+        np.testing.assert_allclose(slerp(a, a, 0.3), a, rtol=1e-5)
+        np.testing.assert_allclose(slerp(a, b, 0.3), slerp(jnp.asarray(a), jnp.asarray(b), 0.3), rtol=1e-5)
+        assert np.all(np.isfinite(interpolate(a[0], a[0], 3)))
+
+
+def test_a_weight_for_each_pair_of_latents():
+    a, b = latents(3, 3), latents(3, 3, seed=1)
+    weights = np.array([0.0, 0.3, 1.0])
+    together = slerp(a, b, weights)
+    for i, weight in enumerate(weights):
+        np.testing.assert_allclose(together[i], slerp(a[i : i + 1], b[i : i + 1], weight)[0], rtol=1e-10)
+    with pytest.raises(ValueError, match=r"weight has shape \(2,\) for examples of shape \(3, 3\)"):
+        slerp(a, b, weights[:2])
+
+
 def test_the_grid_goes_down_both_sides_and_then_across():
     """D.5, and in this order: for four latents in general position the other one gives another grid."""
     corners = latents(4, 3).reshape(2, 2, 3)

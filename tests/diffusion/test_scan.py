@@ -26,7 +26,9 @@ def gaussian(record, rows=None, table=ddim(SCHEDULE, TAU, 0.7)):
 
 def categorical(record, rows=None):
     x = discrete.noise(jax.random.split(jax.random.key(0), 3), (2,), K)
-    return discrete.run(lambda x, t: jax.nn.softmax(x + t[:, None, None] / 1000), discrete.table(SCHEDULE, TAU, 0.3), x, KEY, record, rows)
+    return discrete.run(
+        lambda x, t: jax.nn.softmax(x + t[:, None, None] / 1000), discrete.table(SCHEDULE, TAU, 0.3), x, KEY, record, rows
+    )
 
 
 def everything(step):
@@ -67,7 +69,9 @@ def test_over_categories_a_record_sees_the_probabilities_of_x0():
 def test_memory_is_for_the_records_that_are_kept():
     """100 rows of 4 x 10,000 float32 are 16 MB; 2 of them, x and the history of predictions are below 4 MB."""
     table, x = ddim(SCHEDULE, subsequence(1000, 100, "trailing")), jnp.zeros((4, 10_000))
-    run = lambda rows: jax.jit(lambda x: sampling.run(from_eps(SCHEDULE, lambda x, t: 0.1 * x), table, x, None, lambda step: step.x, rows))
+    run = lambda rows: jax.jit(
+        lambda x: sampling.run(from_eps(SCHEDULE, lambda x, t: 0.1 * x), table, x, None, lambda step: step.x, rows)
+    )
     bytes_of = lambda rows: (m := run(rows).lower(x).compile().memory_analysis()).temp_size_in_bytes + m.output_size_in_bytes
     assert bytes_of(None) > 16e6
     assert bytes_of(np.array([3, 90])) < 4e6

@@ -96,6 +96,30 @@ def test_every_step_equals_diffusers_ddim(S, spacing):
         np.testing.assert_allclose(RUN(ddim(SCHEDULE, tau, eta), x, KEY).x, theirs, rtol=1e-10, atol=1e-10, err_msg=f"{eta=}")
 
 
+@pytest.mark.parametrize("S", [5, 10, 50])
+def test_encoding_that_asks_at_the_arrival_equals_diffusers_inverse(S):
+    """Its loop goes up from the image: the network is asked at the step that it arrives at, with x of the one that it leaves."""
+    diffusers = pytest.importorskip("diffusers", reason="diffusers (with torch) is the reference here")
+    import torch
+
+    scheduler = diffusers.DDIMInverseScheduler(clip_sample=False, set_alpha_to_one=True, timestep_spacing="leading")
+    scheduler.alphas_cumprod = torch.tensor(SCHEDULE.alpha_bar[1:])
+    scheduler.initial_alpha_cumprod = torch.tensor(1.0, dtype=torch.float64)
+    scheduler.set_timesteps(S)
+    tau, x0 = subsequence(1000, S, "leading"), 0.5 * latents()
+    np.testing.assert_array_equal(scheduler.timesteps.numpy() + 1, tau[1:])
+    theirs = diffusers_loop(scheduler, x0)
+    np.testing.assert_allclose(RUN(encode(SCHEDULE, tau, "arrival"), x0, KEY).x, theirs, rtol=1e-10, atol=1e-10)
+    assert np.abs(RUN(encode(SCHEDULE, tau), x0, KEY).x[-1] - theirs[-1]).max() > 1e-3  # the paper's asks elsewhere
+
+
+def test_encoding_is_by_departure_or_by_arrival():
+    table = encode(SCHEDULE, np.array([0, 10, 1000]), "arrival")
+    np.testing.assert_array_equal([table.t, table.s], [[10, 1000], [10, 1000]])
+    with pytest.raises(ValueError, match="ask is 'middle'; expected 'departure' or 'arrival'"):
+        encode(SCHEDULE, np.array([0, 10, 1000]), "middle")
+
+
 @pytest.mark.parametrize("variance, clip", [("small", False), ("large", False), ("large", True)])
 @pytest.mark.parametrize("S, spacing", [(10, "linspace"), (20, "leading"), (50, "quadratic"), (100, "linspace")])
 def test_every_step_equals_diffusers_ddpm(S, spacing, variance, clip, monkeypatch):

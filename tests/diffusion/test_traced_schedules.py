@@ -14,7 +14,19 @@ import numpy as np
 import pytest
 
 from ddim_jax import diffusion
-from ddim_jax.diffusion import discrete, distillation, guidance, joint, likelihood, losses, ode, process, sampling, schedule, solvers
+from ddim_jax.diffusion import (
+    discrete,
+    distillation,
+    guidance,
+    joint,
+    likelihood,
+    losses,
+    ode,
+    process,
+    sampling,
+    schedule,
+    solvers,
+)
 from ddim_jax.diffusion.schedule import Schedule
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -162,7 +174,9 @@ def test_the_derivative_by_alpha_bar_is_that_of_differences(call):
 @pytest.mark.parametrize("name", ["unipc", "log_snr_subsequence"])
 def test_what_works_on_the_host_says_so(name):
     call = {f.__name__: call for f, call in ON_THE_HOST.items()}[name]
-    with pytest.raises(ValueError, match=f"{name} works on the host, from a known schedule, and this one is an argument of compiled"):
+    with pytest.raises(
+        ValueError, match=f"{name} works on the host, from a known schedule, and this one is an argument of compiled"
+    ):
         jax.jit(call)(KNOWN)
 
 

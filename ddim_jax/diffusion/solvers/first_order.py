@@ -1,7 +1,6 @@
 """The paper's own samplers: one step of Eq. 12 a row. They are of order 1 in 1/S, and need the newest prediction alone."""
 
 import numpy as np
-
 from jax.typing import ArrayLike
 
 from ddim_jax.diffusion.process import noise_scale, signal_scale, step_std, step_weights, transition_std

@@ -5,7 +5,10 @@
 
 The weights are those of Adams and Bashforth, for steps of one size; the first steps, before there are four predictions,
 take the lower orders, as iPNDM does (Zhang & Chen, arXiv 2204.13902), and so ask the network once a step. The order is 2,
-whatever the weights promise: the start is of order 1 and 2, and the steps are not of one size in the ODE's own time.
+whatever the weights promise: the start is of order 1 and 2, and the steps are not of one size in the ODE's own time. It holds
+where every step is small in log(signal / noise); the last one, into x_0, is of order 1. On a mixture of three Gaussians (the
+tests') the error falls by S^-2.0 from S = 10 to 160 on the steps of `log_snr_subsequence`, but by S^-1.6 on 'trailing' ones,
+where the last step is a long one; by S^-1.3 if the Gaussians are a sixth as wide.
 """
 
 import numpy as np
@@ -30,8 +33,8 @@ def plms(schedule: Schedule, tau: ArrayLike, order: int = 4) -> StepTable:
     for i in range(len(t)):
         weights = ADAMS_BASHFORTH[min(i + 1, order) - 1]
         mean[i, : len(weights)] = weights
-    # With x_t = signal_t x0[0] + noise_t eps[0] put in, x_s is DDIM's plus (eps' - eps[0]) (noise_s - noise_t signal_s / signal_t).
-    # In the first step eps' is eps[0]; its factor is taken at t = 0, where there is signal to divide by, pure noise or not.
+    # With x_t = signal_t x0[0] + noise_t eps[0] put into x_s, it is DDIM's plus this factor times (eps' - eps[0]). In the first
+    # step these two are equal; its factor is taken at t = 0, where there is signal to divide by, even if x_T is pure noise.
     asked = np.append(0, t[1:])
     factor = noise_scale(schedule, s) - noise_scale(schedule, asked) * (signal_scale(schedule, s) / signal_scale(schedule, asked))
     newest = np.eye(1, order)

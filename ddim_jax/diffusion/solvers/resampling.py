@@ -17,7 +17,14 @@ from ddim_jax.diffusion.solvers.table import StepTable
 def repaint(schedule: Schedule, tau: ArrayLike, eta: ArrayLike = 1.0, repeats: int = 10) -> StepTable:
     """`ddim` over tau [S+1], with every step but the last taken `repeats` times: (S - 1) repeats + 1 network evaluations.
 
-    For use with `guidance.inpaint`. Raises ValueError for repeats below 1, and as `ddim` does.
+    For use with `guidance.inpaint`.
+
+    schedule: the noise schedule.
+    tau:      int [S+1], rising from 0.
+    eta:      as in `ddim`; 1, which is DDPM, is the default.
+    repeats:  how often each step is taken, at least once; 10 is the default, as in the paper.
+
+    Raises ValueError for repeats below 1, and as `ddim` does.
     """
     if repeats < 1:
         raise ValueError(f"repeats is {repeats}; every step is taken at least once")

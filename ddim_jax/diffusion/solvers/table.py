@@ -7,7 +7,7 @@ eps_hat[0], both scales at the step t where the network was asked. A solver writ
 a schedule that is an argument of compiled code, there), and `sampling.sample` runs any table.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,7 +24,7 @@ class StepTable(NamedTuple):
     noise: Array  # [S] float64: weight of fresh standard normal noise
 
 
-def half_log_snr(schedule: Schedule, t: np.ndarray) -> Array:
+def half_log_snr(schedule: Schedule, t: np.ndarray) -> Any:
     """lambda_t = log(signal_scale / noise_scale), the time of the exponential integrators; it is infinite at t = 0."""
     alpha_bar = values(schedule)[t]
     xp = library(alpha_bar)
