@@ -1,50 +1,57 @@
-"""What every command shares: flags that say what is wrong with them, and one line in place of a traceback for bad input."""
+"""What every command shares: one line in place of a traceback for bad input, and flags that say what is wrong with them."""
 
 import difflib
 import functools
 import linecache
-import pathlib
+import re
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from typing import NoReturn
 
+import jax
 from absl import app, flags, logging
 
+from configs import cifar10
+
+FIELDS = {f"{part}.{field}": value for part, fields in cifar10.get_config().items() for field, value in fields.items()}
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Whether an error that is understood shows where it was raised, too.")
-_OURS = [str(pathlib.Path(__file__).parents[1] / room) for room in ("ddim_jax", "experiments", "configs")]
 
 
 def run(main: Callable[[list[str]], None]) -> None:
     """Runs main(arguments) with the flags of the command line.
 
-    Input that this project refuses ends in one line, `error: ...`, and exit status 1, wrong flags in status 2. What nobody
-    foresaw comes with its traceback.
+    Input that is refused ends in one line, `error: ...`, and exit status 1; wrong flags in status 2. What nobody foresaw comes
+    with its traceback.
     """
     app.run(functools.partial(_guarded, main), flags_parser=_parsed)
 
 
 def _parsed(argv: Sequence[str]) -> list[str]:
+    """The arguments that are no flags; those are parsed."""
     try:
-        return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, ImportError, OSError) as error:
-        _end(f"{str(error).strip()}{_nearest(argv)}", 2)
+        arguments = flags.FLAGS(argv)
+        if "config" in flags.FLAGS:
+            getattr(flags.FLAGS["config"].value, "data", None)  # which raises only now where there is no such file
+        return arguments
+    except flags.Error as error:
+        _end(error, 2)
+    except (AttributeError, KeyError):  # of the flag --config, where an override names no field
+        unknown = [name for name in re.findall(r"^--?(?:no)?config\.([\w.]+)", "\n".join(argv), re.M) if name not in FIELDS]
+        if not unknown:
+            raise
+        near = " or ".join(_nearest(unknown[0]))
+        _end(f"there is no config.{unknown[0]}{near and f'; did you mean {near}?'} --help lists all", 2)
+    except OSError as error:
+        _end(f"--config cannot be read: {str(error).splitlines()[-1].strip()}", 2)
 
 
-def _nearest(argv: Sequence[str]) -> str:
-    """The fields of the configuration that a flag --config.PART.FIELD may have meant, where it names none."""
-    config = flags.FLAGS["config"].value if "config" in flags.FLAGS else None
-    if config is None:
-        return ""
-    known = [f"{part}.{field}" for part in config for field in config[part]]
-    given = [each.removeprefix("--config.").split("=")[0] for each in argv if each.startswith("--config.")]
-    wrong = [name for name in given if name not in known]
-    if not wrong:
-        return ""
-    part, field = wrong[0].rsplit(".", 1) if "." in wrong[0] else ("", wrong[0])
-    near = [each for each in known if each.split(".")[1][:2] == field[:2]] if len(field) < 4 else []
-    initials = [each for each in known if "".join(word[0] for word in each.split(".")[1].split("_")) == field]
-    near = initials or difflib.get_close_matches(wrong[0], known, 3, 0.6) or near or [each for each in known if each.startswith(part)]
-    return f"\nThere is no config.{wrong[0]}; did you mean {' or '.join(f'config.{each}' for each in near)}?"
+def _nearest(wrong: str) -> list[str]:
+    """The fields that somebody may mean who writes `wrong`: of these initials ("lr"), or of nearly this name."""
+    written, names = wrong.split(".")[-1], {name: name.split(".")[1] for name in FIELDS}
+    initials = {field for field in names.values() if written == "".join(word[0] for word in field.split("_"))}
+    near = initials or difflib.get_close_matches(written, set(names.values()))
+    return [f"config.{name}" for name, field in names.items() if field in near]
 
 
 def _guarded(main: Callable[[list[str]], None], argv: list[str]) -> None:
@@ -52,30 +59,34 @@ def _guarded(main: Callable[[list[str]], None], argv: list[str]) -> None:
     try:
         main(argv)
     except app.UsageError as error:
-        _end(str(error), 2)
+        _end(error, 2)
     except Exception as error:
-        if not _is_refusal(error):
+        refusal = str(error) if _is_refusal(error) else _missing_device()
+        if refusal is None:
             raise
         if _TRACEBACK.value:
             traceback.print_exc()
-        _end(str(error), 1)
+        _end(refusal, 1)
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Whether a line of this project raised it, on purpose: what a library raises within is nothing that was foreseen."""
-    if str(error).startswith("Unable to initialize backend"):  # JAX_PLATFORMS names what this machine has not
+    """Whether somebody foresaw this error: a `raise` of this project, or a file that the system does not give or take."""
+    if isinstance(error, OSError) and error.errno is not None:
         return True
-    innermost = traceback.extract_tb(error.__traceback__)[-1]
-    statement = linecache.getline(innermost.filename, innermost.lineno or 0).strip()
-    return any(innermost.filename.startswith(room) for room in _OURS) and statement.startswith("raise")
+    *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+    statement = linecache.getline(frame.f_code.co_filename, line).strip()
+    return frame.f_globals["__name__"].split(".")[0] in ("ddim_jax", "experiments", "__main__") and statement.startswith("raise")
 
 
-def _end(message: str, status: int) -> None:
+def _missing_device() -> str | None:
+    """What is wrong where JAX has no device, of which it tells in several ways."""
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        return f"JAX has no device for JAX_PLATFORMS={jax.config.jax_platforms} on this machine; cpu is always there ({error})"
+    return None
+
+
+def _end(message: object, status: int) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
     sys.exit(status)
-
-
-def fields(config: Mapping) -> str:
-    """Every field of a configuration with its value, as the flags that set them."""
-    lines = [f"  --config.{part}.{field}={config[part][field]!r}" for part in config for field in config[part]]
-    return "\n".join(lines)

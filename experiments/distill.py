@@ -20,8 +20,9 @@ def main(_):
     steps = _CONFIG.value.training.steps
     for folder, state in runs.distil(_CONFIG.value, _WORKDIR.value):
         if state.step < steps:
-            raise SystemExit(f"{folder}: stopped at step {state.step} of {steps}; the same command goes on from there")
-        print(f"{folder}: a student of {folder.name.removeprefix('steps_')} steps")
+            print(f"{folder}: {state.step} of {steps} steps; the same command goes on from there.")
+        else:
+            print(f"{folder}: a student of {folder.name.removeprefix('steps_')} steps")
 
 
 if __name__ == "__main__":

@@ -7,9 +7,10 @@ SHA-256 sums. CelebA lies on Google Drive, which at times refuses. Where you hav
 and train with --config.data.name=folder --config.data.directory=DIR/img_align_celeba, for which nothing is to be prepared.
 """
 
-from absl import app, flags
+from absl import flags
 
 from ddim_jax.data import tfds
+from experiments import command
 
 _NAME = flags.DEFINE_string("name", None, "cifar10, celeb_a, lsun/bedroom, lsun/church_outdoor, ...", required=True)
 _DIRECTORY = flags.DEFINE_string("directory", None, "TFDS's data_dir; by default $TFDS_DATA_DIR or ~/tensorflow_datasets.")
@@ -21,4 +22,4 @@ def main(_):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(main)

@@ -19,6 +19,7 @@ Modes, each of which writes one thing into --output; "all" is each that can be h
 A network that is told an image draws for the first images of --images, or of --split of its data set, in every mode.
 """
 
+import dataclasses
 import importlib
 import pathlib
 
@@ -55,23 +56,20 @@ flags.DEFINE_integer("batch_size", 256, "How many images are drawn at once.")
 flags.DEFINE_string("images", None, "Folder of images for reconstruct, inpaint, restore. Default: the data set itself.")
 flags.DEFINE_string("split", None, "Without --images: which part of the data set that is; default test.")
 
-PLAIN = ("steps", "spacing", "solver", "eta", "order", "variance", "clip", "threshold", "guidance", "classifier_weight", "repeats")
-PLAIN += ("seed", "num_images", "batch_size", "images", "split")
-
 
 def make_request(shape: tuple[int, ...]) -> request.Request:
     """The request that the flags make; `shape` is that of the images, which a mask must have."""
-    value = {name: flags.FLAGS[name].value for name in (*PLAIN, "modes", "label", "classifier", "mask")}
-    label, mask, classifier = value["label"], value["mask"], value["classifier"]
-    if label is not None and not all(each.strip().isdecimal() for each in label):
-        raise app.UsageError(f"--label is {','.join(label)}; expected whole numbers from 0, with commas between them")
-    return request.Request(
-        **{name: value[name] for name in PLAIN},
-        modes=tuple(value["modes"]),
-        label=None if label is None else tuple(map(int, label)),
-        classifier=None if classifier is None else find(classifier),
-        mask=None if mask is None else images.load_mask(mask, shape),
-    )
+    value = {field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(request.Request)}
+    value["modes"] = tuple(value["modes"])
+    if value["label"] is not None:
+        if not all(each.strip().isdecimal() for each in value["label"]):
+            raise app.UsageError(f"--label is {','.join(value['label'])}; expected whole numbers from 0, with commas between them")
+        value["label"] = tuple(map(int, value["label"]))
+    if value["classifier"] is not None:
+        value["classifier"] = find(value["classifier"])
+    if value["mask"] is not None:
+        value["mask"] = images.load_mask(value["mask"], shape)
+    return request.Request(**value)
 
 
 def find(name: str):
@@ -96,7 +94,6 @@ def main(_):
         real = configuration.held_out_images(config, asked.num_images, asked.images, asked.split or "test")
         condition = configuration.image_condition(config, real)
     output = pathlib.Path(_OUTPUT.value or pathlib.Path(_WORKDIR.value) / "samples")
-    render.check_output(plan, output)
     render.render(plan, output, real, condition, say=lambda line: print(line, flush=True))
     print(f"wrote {', '.join(plan.modes)} into {output}")
 

@@ -11,11 +11,10 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from configs import cifar10
 from ddim_jax import runs
 from experiments import command
 
-__doc__ += command.fields(cifar10.get_config())  # which --help shows
+__doc__ += "\n".join(f"  --config.{name}={value!r}" for name, value in command.FIELDS.items())  # which --help shows
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The configuration to train.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: its log, pictures and checkpoints.", required=True)

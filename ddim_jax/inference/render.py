@@ -2,6 +2,7 @@
 
 import contextlib
 import pathlib
+import tempfile
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -15,23 +16,6 @@ from ddim_jax.models.network import Condition
 STAGES, LINE = 10, 11  # predictions shown of each image of a chain; images of a line, and of a side of a square
 
 
-def check_output(plan: Plan, output: pathlib.Path) -> None:
-    """Makes the folder. Raises ValueError where it cannot be written to, or holds files of another run between which ours would
-    be lost.
-    """
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        with files.whole(output / "writable") as part:
-            part.touch()
-        (output / "writable").unlink()
-    except OSError as error:
-        raise ValueError(f"the output {output} cannot be written to ({error.strerror}): give another folder") from error
-    count = plan.request.num_images
-    more = [path.name for path in (output / "samples").glob("*.png") if path.stem >= f"{count:06d}"]
-    if "files" in plan.modes and more:
-        raise ValueError(f"{output / 'samples'} holds {min(more)} and more of another run: empty it, or give another output")
-
-
 def render(
     plan: Plan, output: pathlib.Path, images: np.ndarray | None, condition: Condition, say: Callable[[str], None]
 ) -> None:
@@ -39,10 +23,14 @@ def render(
 
     Args:
         plan: of `request.plan`.
-        output: the folder to write to; see `check_output`.
+        output: the folder to write to, which is made where it is not there.
         images: real images uint8 [N, H, W, C] where plan.needs_images, at most request.num_images.
         condition: what the network is told of these images besides their class, arrays [N, ...].
         say: called with a line of progress, now and then.
+
+    Raises:
+        ValueError: before anything is drawn, where the folder cannot be written to, or holds samples of another run.
+        FloatingPointError: where what is drawn is not finite.
     """
     request, model = plan.request, plan.model
     how = dict(batch_size=request.batch_size)
@@ -56,8 +44,9 @@ def render(
         """(condition, extra) of that many examples."""
         rows = {name: values[:number] for name, values in condition.items()}
         labels = {} if label is None else {"label": np.resize(label.astype(np.int32), number)}
-        return rows | (labels if model.num_classes else {}), labels if plan.asks_classifier else {}
+        return rows | (labels if model.num_classes else {}), labels if request.classifier else {}
 
+    _check_output(plan, output, count)
     table, sampler = plan.table, (plan.generator, model.params)
     rows, extra = told(count, plan.label)
     if set(DRAWN) & set(plan.modes):
@@ -72,7 +61,7 @@ def render(
     if images is None:
         return
     x0 = np.asarray(to_float(images))
-    rows, extra = told(len(images), plan.label_of_images)
+    rows, extra = told(len(images), None if request.label is None else plan.label)
     if "reconstruct" in plan.modes:
         tau = model.tau(request.steps, request.spacing)
         save("reconstruction.png", np.stack([x0, pictures.reconstruction(*sampler, tau, x0, rows, extra, **how)]))
@@ -85,6 +74,18 @@ def render(
         drawn = [np.asarray(x) for x in plan.generator.batches(model.params, table, request.seed, index, request.batch_size, rows, extra)]
         shown = np.broadcast_to(condition["image"], x0.shape)  # one of grey has a channel for all three
         save("restoration.png", np.stack([shown, np.concatenate(drawn), x0]))
+
+
+def _check_output(plan: Plan, output: pathlib.Path, count: int) -> None:
+    """Makes the folder. Raises ValueError where it cannot be written to, or files of more samples lie there than `count`."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=output).close()
+    except OSError as error:
+        raise ValueError(f"the output {output} cannot be written to ({error.strerror}): give another folder") from error
+    more = [path.name for path in (output / "samples").glob("*.png") if path.stem >= f"{count:06d}"]
+    if "files" in plan.modes and more:
+        raise ValueError(f"{output / 'samples'} holds {min(more)} and more of another run: empty it, or give another output")
 
 
 def _draw(

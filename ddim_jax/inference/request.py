@@ -55,8 +55,6 @@ class Plan(NamedTuple):
     painting_table: Any  # of inpaint
     generator: Generator
     label: np.ndarray | None  # the classes to draw, in turn
-    label_of_images: np.ndarray | None  # and those of real images; None: they are not known
-    asks_classifier: bool
     needs_images: bool
 
 
@@ -67,31 +65,22 @@ def plan(request: Request, model: Model, restores: bool) -> Plan:
     """
     check_seed(request.seed)
     _check_numbers(request)
-    modes = _modes(request, model, restores)
-    needs_images = restores or bool(set(OF_IMAGES) & set(modes))
-    _check_used(request, model, modes, needs_images)
-    arguments = {name: getattr(request, name) for name in ("eta", "order", "variance")}
-    arguments = {name: value for name, value in arguments.items() if value is not None}
+    arguments = {name: getattr(request, name) for name in ("eta", "order", "variance") if getattr(request, name) is not None}
     table = model.table(request.steps, request.spacing, request.solver, **arguments)
-    if "interpolate" in modes and np.any(table.noise != 0):
-        raise ValueError("interpolate needs a solver without noise (eta = 0): with noise, a latent does not tell its image")
-    painting_table = table
-    if request.repeats is not None:
-        if (request.solver or model.defaults.solver) != "ddim" and request.eta is None:
-            raise ValueError("repeats is of the solver ddim: set solver to it")
-        eta = request.eta if request.eta is not None else model.defaults.arguments["eta"]
-        painting_table = solvers.repaint(model.schedule, model.tau(request.steps, request.spacing), eta, request.repeats)
+    modes = _modes(request, model, restores, draws_noise=bool(np.any(table.noise != 0)))
+    needs_images = restores or bool(set(OF_IMAGES) & set(modes))
+    _check_used(request, model, modes, restores, needs_images)
+    if request.mask is not None and request.mask.shape != (*model.shape[:2], 1):
+        raise ValueError(f"mask has shape {request.mask.shape}; the images' is {model.shape}: expected {(*model.shape[:2], 1)}")
     label = _label(request, model)
     return Plan(
         request=request,
         model=model,
         modes=modes,
         table=table,
-        painting_table=painting_table,
-        generator=model.generator(_guidance(request, model, label)),
+        painting_table=table if request.repeats is None else _repaint(request, model),
+        generator=model.generator(_guidance(request, model)),
         label=label,
-        label_of_images=label if request.label is not None else None,
-        asks_classifier=request.classifier is not None,
         needs_images=needs_images,
     )
 
@@ -109,17 +98,20 @@ def _check_numbers(request: Request) -> None:
         raise ValueError(f"threshold is {request.threshold}; it is a percentile, from 0 to 100")
 
 
-def _modes(request: Request, model: Model, restores: bool) -> tuple[str, ...]:
+def _modes(request: Request, model: Model, restores: bool, draws_noise: bool) -> tuple[str, ...]:
     unknown = set(request.modes) - {*MODES, "all"}
     if unknown or not request.modes:
-        raise ValueError(f"unknown modes {', '.join(sorted(unknown))}; expected some of {', '.join(MODES)}, or all")
-    impossible = {
-        "inpaint": "a mask, a picture that is white where the images are kept" * (request.mask is None),
-        "restore": "a network that is told an image (config.data.degrade)" * (not restores),
-    }
+        raise ValueError(f"unknown modes {', '.join(sorted(unknown)) or '(none)'}; expected some of {', '.join(MODES)}, or all")
+    missing = {}
+    if draws_noise:
+        missing["interpolate"] = "a solver without noise (eta = 0): with noise, a latent does not tell its image"
+    if request.mask is None:
+        missing["inpaint"] = "mask, a picture that is white where the images are kept"
+    if not restores:
+        missing["restore"] = "a network that is told an image (config.data.degrade)"
     if not model.process.has_latents:
-        impossible |= {mode: "latents, which a network of discrete values has not" for mode in ("interpolate", "reconstruct", "inpaint")}
-    missing = {mode: what for mode, what in impossible.items() if what}
+        none = "latents, which a network of discrete values has not"
+        missing |= {"interpolate": none, "reconstruct": none, "inpaint": none}
     if "all" in request.modes:
         return tuple(mode for mode in MODES if mode not in missing)
     for mode in request.modes:
@@ -128,24 +120,33 @@ def _modes(request: Request, model: Model, restores: bool) -> tuple[str, ...]:
     return request.modes
 
 
-def _check_used(request: Request, model: Model, modes: tuple[str, ...], needs_images: bool) -> None:
+def _check_used(request: Request, model: Model, modes: tuple[str, ...], restores: bool, needs_images: bool) -> None:
     """Raises ValueError for what is given and nothing would read."""
-    readers = {
-        "mask": "inpaint" if "inpaint" not in modes else "",
-        "repeats": "inpaint" if "inpaint" not in modes else "",
-        "images": f"{', '.join(OF_IMAGES)} and of networks that are told an image" if not needs_images else "",
-        "split": f"{', '.join(OF_IMAGES)} and of networks that are told an image" if not needs_images else "",
-        "classifier_weight": "classifier" if request.classifier is None else "",
-    }
-    for name, reader in readers.items():
-        if getattr(request, name) is not None and reader:
-            raise ValueError(f"{name} is of {reader}, which is not asked for: leave it out")
+    told = restores or request.label is not None or bool(set(modes) - set(OF_IMAGES))
+    readers = [  # fields, what reads them, and whether that is asked for
+        (("mask", "repeats"), "the mode inpaint", "inpaint" in modes),
+        (("images", "split"), f"modes that begin with real images ({', '.join(OF_IMAGES)})", needs_images),
+        (("solver", "eta", "order", "variance"), "other modes than reconstruct, which is DDIM at eta = 0", modes != ("reconstruct",)),
+        (("guidance",), "images that are drawn, or whose label is given", told),
+        (("classifier_weight",), "classifier", request.classifier is not None),
+    ]
+    for names, reader, asked in readers:
+        for name in names:
+            if getattr(request, name) is not None and not asked:
+                raise ValueError(f"{name} is of {reader}; nothing here reads it: leave it out")
     if request.images is not None and request.split is not None:
         raise ValueError("split is of the data set, but images names a folder: leave one of them out")
     if not model.process.has_latents:
         for name in ("clip", "threshold", "guidance", "classifier"):
             if getattr(request, name) is not None:
-                raise ValueError(f"a network of discrete values takes no {name}")
+                raise ValueError(f"a network of discrete values takes no {name}: leave it out")
+
+
+def _repaint(request: Request, model: Model) -> Any:
+    if (request.solver or model.defaults.solver) != "ddim" and request.eta is None:
+        raise ValueError("repeats is of the solver ddim: set solver to it")
+    eta = model.defaults.arguments["eta"] if request.eta is None else request.eta
+    return solvers.repaint(model.schedule, model.tau(request.steps, request.spacing), eta, request.repeats)
 
 
 def _label(request: Request, model: Model) -> np.ndarray | None:
@@ -160,10 +161,10 @@ def _label(request: Request, model: Model) -> np.ndarray | None:
     return np.array(request.label, np.int32)
 
 
-def _guidance(request: Request, model: Model, label: np.ndarray | None) -> Guidance:
+def _guidance(request: Request, model: Model) -> Guidance:
     if request.guidance is not None and not model.network.null:
         raise ValueError("guidance needs a network that is told something it can do without, such as the class")
-    if request.classifier is not None and label is None:
+    if request.classifier is not None and request.label is None:
         raise ValueError("a classifier needs label, the classes to guide towards")
     if request.classifier is not None:
         _check_classifier(request.classifier, model)

@@ -68,11 +68,9 @@ def read(path: str | os.PathLike, format: str | None = None, image_size: int | N
         model, image_size, channels = unets.from_diffusers(fields, str(file.with_name("config.json")), image_size)
         diffusion, sampling = _scheduler(file)
         naming = names.DIFFUSERS_OLD if any(name.endswith(".proj_attn.weight") for name in tensors) else names.DIFFUSERS
-    config = Config(
-        dict(data=_data(image_size, channels), model=model, diffusion=diffusion, sampling=sampling)
-    )
+    config = Config(dict(data=_data(image_size, channels), model=model, diffusion=diffusion, sampling=sampling))
     configuration.make_schedule(config)  # which refuses fields that do not go together
-    return Weights(config, _parameters(config, tensors, naming, str(file)))
+    return weights.fitted(config, _parameters(config, tensors, naming, str(file)), str(file))
 
 
 def _locate(path: pathlib.Path) -> tuple[pathlib.Path | None, dict | None]:
@@ -141,14 +139,13 @@ def _data(image_size: int, channels: int) -> dict:
 
 
 def _parameters(config: Config, tensors: dict[str, Tensor], naming: names.Naming, source: str) -> dict:
-    """Our parameters from theirs, one in memory at a time. Raises ValueError, in their names, where the two do not fit."""
+    """Our parameters by name from theirs, one in memory at a time. Raises ValueError, in their names, where the two do not fit."""
     ours = traverse_util.flatten_dict(configuration.parameter_shapes(config), sep=".")
     theirs = {name: naming.name(name, len(config.model.multipliers)) for name in ours}
     expected = {theirs[name]: jax.eval_shape(functools.partial(naming.to_theirs, name), ours[name]) for name in ours}
     found = {name: jax.ShapeDtypeStruct(tensor.shape, _as_read(tensor.dtype)) for name, tensor in tensors.items()}
     check_fit(found, expected, source)
-    params = {name: jnp.array(naming.to_ours(name, tensors[theirs[name]].read()), jnp.float32) for name in ours}
-    return traverse_util.unflatten_dict(params, sep=".")
+    return {name: jnp.array(naming.to_ours(name, tensors[theirs[name]].read()), jnp.float32) for name in ours}
 
 
 def _as_read(dtype: np.dtype) -> np.dtype:

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from ddim_jax.common.files import whole
@@ -38,6 +37,8 @@ class Log:
             with whole(path) as part:
                 part.write_text("".join(kept))
             self._file = open(path, "a", buffering=1)
+            from tensorboardX import SummaryWriter  # which imports PyTorch where that is installed
+
             self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
 
     def __enter__(self) -> "Log":

@@ -16,9 +16,6 @@ from flax import traverse_util
 
 from configs import cifar10
 from ddim_jax import configuration, interop, weights
-from ddim_jax.diffusion import solvers
-from ddim_jax.inference.generate import Generator
-from ddim_jax.inference.guided import guided
 from ddim_jax.interop import files, to_diffusers
 from ddim_jax.training.checkpoints import Checkpoints
 from tests.interop import published
@@ -30,7 +27,7 @@ def make_model(**changes):
     """A small network of ours with random parameters, none of which is 0; changes are of config.model or config.diffusion."""
     config = cifar10.get_config()
     config.data.update(image_size=(8, 8))
-    config.model.update(channels=32, multipliers=(1, 2), num_blocks=1, attention_sides=(4,), dtype="float32")
+    config.model.update(channels=32, multipliers=(1, 2), num_blocks=1, attention_sides=(4,))
     for section in (config.model, config.diffusion, config.sampling):
         section.update({name: value for name, value in changes.items() if name in section})
     rng = np.random.default_rng(0)
@@ -119,9 +116,7 @@ def test_diffusers_pipeline_draws_our_images(changes, tmp_path):
     assert np.mean((expected > 0) & (expected < 1)) > 0.25  # not all black and white
 
     x = torch.randn((3, 3, 8, 8), generator=torch.Generator().manual_seed(4)).numpy().transpose(0, 2, 3, 1)
-    generator = Generator(ours.config, guided(Generator(ours.config).schedule, clip=ours.config.sampling.clip))
-    table = solvers.ddim(generator.schedule, generator.tau(20, ours.config.sampling.spacing))
-    got = np.clip(np.asarray(generator.sample(ours.params, table, x)) / 2 + 0.5, 0, 1)
+    got = np.clip(configuration.make_model(*ours).decode(x, steps=20) / 2 + 0.5, 0, 1)
     assert np.abs(got - expected).max() < 1 / 255
 
 

@@ -70,8 +70,8 @@ def test_what_the_papers_tensors_tell(name, size, tmp_path):
     torch.save(published.Original(**shape).state_dict(), tmp_path / "model.ckpt")
     config = interop.read(tmp_path / "model.ckpt").config
     assert configuration.image_shape(config) == (size, size, 3)
-    assert config.model.to_dict() | dict(dropout=0.0, dtype="float32") == cifar10.get_config().model.to_dict() | dict(
-        channels=32, multipliers=shape["multipliers"], dropout=0.0, dtype="float32"
+    assert config.model.to_dict() == cifar10.get_config().model.to_dict() | dict(
+        channels=32, multipliers=shape["multipliers"], dropout=0.0
     )
     expected = cifar10.get_config().diffusion  # section 3: linear, 1000 steps, 1e-4 to 0.02
     assert config.diffusion.to_dict() == expected.to_dict()

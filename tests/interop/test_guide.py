@@ -45,6 +45,7 @@ def check_numbers(module, seen):
         for t in SCHEDULER.timesteps:
             x = SCHEDULER.step(module(x, t).sample, t, x).prev_sample
         close("images", x)
+        close("again", x)
     t = torch.tensor(np.array(seen["t"]))
     close("noisy", SCHEDULER.add_noise(tensor("x0"), tensor("noise"), t))
     close("v", SCHEDULER.get_velocity(tensor("x0"), tensor("noise"), t))

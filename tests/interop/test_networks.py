@@ -9,9 +9,7 @@ import torch
 
 from configs import cifar10
 from ddim_jax import configuration, interop
-from ddim_jax.diffusion import solvers
-from ddim_jax.inference.generate import Generator
-from ddim_jax.inference.guided import guided
+from ddim_jax.inference.guided import Guidance
 from tests.interop import published
 
 SMALL = ("FLAT", "UNEVEN", "TWICE")
@@ -95,12 +93,12 @@ def test_a_trajectory_of_20_steps(clip, tmp_path):
     """Eq. 12 at eta = 0 with the original network and schedule, in PyTorch; x_0 clipped as Ho et al. do, or not."""
     module = published.perturb(published.Original(**published.TWICE))
     torch.save(module.state_dict(), tmp_path / "model.ckpt")
-    model = interop.read(tmp_path / "model.ckpt", image_size=8)
+    model = interop.load(tmp_path / "model.ckpt", image_size=8)
     x, _ = published.inputs(published.TWICE)
 
-    generator = Generator(model.config, guided(Generator(model.config).schedule, clip=clip))
-    table = solvers.ddim(generator.schedule, generator.tau(20, model.config.sampling.spacing))
-    got = np.asarray(generator.trajectory(model.params, table, x.transpose(0, 2, 3, 1)).x).transpose(0, 1, 4, 2, 3)
+    generator = model.generator(Guidance(clip=clip))
+    path = generator.trajectory(model.params, model.table(20), x.transpose(0, 2, 3, 1))
+    got = np.asarray(path.x).transpose(0, 1, 4, 2, 3)
 
     alpha_bar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))  # section 3 of DDPM
     expected = [torch.tensor(x)]

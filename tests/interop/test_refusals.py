@@ -59,6 +59,13 @@ def test_tensors_that_do_not_fit_are_all_named_with_both_shapes(original, unet, 
     )
 
 
+def test_weights_that_are_not_finite(original, tmp_path):
+    state = {name: tensor.clone() for name, tensor in original.state_dict().items()}
+    state["conv_out.bias"][1] = float("nan")
+    torch.save(state, tmp_path / "nan.pt")
+    refuse(tmp_path / "nan.pt", "nan.pt holds NaN or infinite numbers in conv_out.bias", image_size=SIZE)
+
+
 def test_swapped_shapes_of_an_inferred_width(original, tmp_path):
     state = dict(original.state_dict())
     state["conv_in.weight"] = state["conv_in.weight"].transpose(0, 1).contiguous()

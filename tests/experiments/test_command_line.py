@@ -1,0 +1,83 @@
+"""How every command ends: one line for what was foreseen, a traceback for what was not."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def run(main, *arguments, platforms="cpu"):
+    """A command whose main is these lines."""
+    lines = ["import jax", "import ddim_jax.data.images as images", "from experiments import command", "def main(argv):"]
+    script = "\n".join([*lines, *(f"    {line}" for line in main.splitlines()), "command.run(main)"])
+    return subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": platforms},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(
+    "main, message",
+    [
+        ("images.grid(jax.numpy.zeros(3))", "a grid expects images [N, H, W, C] or [rows, columns, H, W, C]; this has shape (3,)"),
+        ("open('nowhere')", "[Errno 2] No such file or directory: 'nowhere'"),
+    ],
+    ids=["ours", "the system's"],
+)
+def test_what_was_foreseen_is_one_line(main, message):
+    done = run(main)
+    assert (done.returncode, done.stderr, done.stdout) == (1, f"error: {message}\n", "")
+    done = run(main, "--traceback")
+    assert done.returncode == 1 and done.stderr.startswith("Traceback") and done.stderr.endswith(f"\nerror: {message}\n")
+
+
+def test_what_is_raised_while_jax_traces_is_ours_too():
+    """JAX cuts its own frames out of what passes through it; what is left ends in our line."""
+    main = """
+from ddim_jax.diffusion import sampling, schedule, solvers
+from ddim_jax.models.network import withheld
+table = solvers.ddim(schedule.linear(10), [0, 5, 10])
+predict = lambda x, t: withheld({'label': x}, {})
+jax.jit(lambda x: sampling.sample(predict, table, x, None))(jax.numpy.zeros((2, 3)))
+"""
+    done = run(main)
+    assert done.returncode == 1 and done.stderr.startswith("error: the condition 'label' cannot be withheld"), done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "main, last",
+    [
+        ("{}['what nobody foresaw']", "KeyError: 'what nobody foresaw'"),
+        ("jax.numpy.zeros(2) + jax.numpy.zeros(3)", "TypeError: "),
+        ("raise ValueError('somebody else')", "ValueError: somebody else"),  # no line of a file of ours
+    ],
+)
+def test_what_was_not_foreseen_shows_its_traceback(main, last):
+    done = run(main)
+    assert done.returncode == 1 and "Traceback" in done.stderr and f"\n{last}" in done.stderr
+    assert "error: " not in done.stderr.splitlines()[-1].removeprefix("ValueError: ")
+
+
+def test_wrong_flags():
+    done = run("pass", "--traceback=perhaps")
+    assert done.returncode == 2 and done.stderr.startswith("error: flag --traceback=perhaps: ")
+    done = run("from absl import app\nraise app.UsageError('give two paths')")
+    assert (done.returncode, done.stderr) == (2, "error: give two paths\n")
+
+
+@pytest.mark.parametrize("platforms", ["cuda", "abacus"])
+def test_a_device_that_is_not_there(platforms):
+    for main in ("jax.devices()", "jax.jit(lambda x: 2 * x)(1.0)", "jax.numpy.asarray([1.0])"):
+        done = run(main, platforms=platforms)
+        if done.returncode == 0:
+            pytest.skip("this machine has one")
+        assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+        assert done.stderr.startswith(f"error: JAX has no device for JAX_PLATFORMS={platforms} on this machine")
