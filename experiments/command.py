@@ -3,6 +3,7 @@
 import difflib
 import functools
 import linecache
+import os
 import re
 import sys
 import traceback
@@ -83,7 +84,7 @@ def _missing_device() -> str | None:
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:
-        return f"JAX has no device for JAX_PLATFORMS={jax.config.jax_platforms} on this machine; cpu is always there ({error})"
+        return f"JAX has no device for JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS')} on this machine; cpu is always there ({error})"
     return None
 
 

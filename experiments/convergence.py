@@ -79,7 +79,7 @@ def digits_distances(count: int) -> tuple[dict[str, list[float]], float]:
     model = ddim_jax.load(weights.DIGITS)
     real = flat(to_float(sources.mnist_5k("train")))
     every = SOLVERS | {"DDPM": solvers.ddpm}  # whose paths are random, so that only their ends can be compared
-    distances = {name: [] for name in every}
+    distances: dict[str, list[float]] = {name: [] for name in every}
     for steps in DIGITS_STEPS:
         for name, solver in every.items():
             table = solver(model.schedule, model.tau(steps, "logsnr"))

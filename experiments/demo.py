@@ -32,7 +32,8 @@ class Report:
     """What was made, where, and how long it took."""
 
     def __init__(self, output: pathlib.Path):
-        self.output, self.lines = output, []
+        self.output = output
+        self.lines: list[str] = []
 
     @contextlib.contextmanager
     def part(self, name: str, *files: str):

@@ -22,6 +22,7 @@ A network that is told an image draws for the first images of --images, or of --
 import dataclasses
 import importlib
 import pathlib
+from typing import Any
 
 from absl import app, flags
 
@@ -57,9 +58,9 @@ flags.DEFINE_string("images", None, "Folder of images for reconstruct, inpaint, 
 flags.DEFINE_string("split", None, "Without --images: which part of the data set that is; default test.")
 
 
-def make_request(shape: tuple[int, ...]) -> request.Request:
+def make_request(shape: tuple[int, int, int]) -> request.Request:
     """The request that the flags make; `shape` is that of the images, which a mask must have."""
-    value = {field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(request.Request)}
+    value: dict[str, Any] = {field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(request.Request)}
     value["modes"] = tuple(value["modes"])
     if value["label"] is not None:
         if not all(each.strip().isdecimal() for each in value["label"]):

@@ -13,6 +13,7 @@ from ddim_jax.training.loop import train
 
 README = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
 OWN = "Your own network, data and loop"
+HANDS = "A trained network in your hands"
 
 
 def blocks(title):
@@ -39,7 +40,19 @@ def own(tmp_path_factory):
 
 def test_no_block_is_left_out():
     found = re.findall(r"^```python", README, re.MULTILINE)
-    assert len(found) == len(blocks("Building blocks")) + len(blocks(OWN)) == 3
+    assert len(found) == len(blocks(HANDS)) + len(blocks("Building blocks")) + len(blocks(OWN)) == 4
+
+
+@pytest.mark.slow
+def test_a_trained_network_in_your_hands(tmp_path):
+    """Digits come back from their latents, as those that they were and no other, and so do the ends of the line."""
+    names = run(HANDS, tmp_path)
+    digits, again, line = (names[name].reshape(len(names[name]), -1) for name in ("digits", "again", "line"))
+    assert digits.shape == (16, 784) and line.shape == (8, 784)
+    nearest = lambda images: np.linalg.norm(images[:, None] - digits, axis=-1).argmin(1)
+    np.testing.assert_array_equal(nearest(again), np.arange(16))
+    np.testing.assert_array_equal(nearest(line[[0, -1]]), [0, 1])
+    assert (tmp_path / "digits.png").exists()
 
 
 def test_building_blocks(tmp_path):

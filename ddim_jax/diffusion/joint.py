@@ -24,7 +24,7 @@ def sample_down(schedule: Schedule, x0: Array, tau: ArrayLike, std: ArrayLike, k
 
     Raises ValueError where tau does not rise from 0 or a std is out of range.
     """
-    t, s, std = _steps(schedule, x0, tau, std)
+    t, s, stds = _steps(schedule, x0, tau, std)
     first = q_sample(schedule, x0, int(np.asarray(tau)[-1]), _normal(key, 0, x0))
 
     def step(x_t, row):
@@ -33,13 +33,13 @@ def sample_down(schedule: Schedule, x0: Array, tau: ArrayLike, std: ArrayLike, k
         x_s = mean + std * _normal(key, i, x0)
         return x_s, x_s
 
-    _, rest = jax.lax.scan(step, first, (jnp.arange(1, len(t) + 1), t, s, std))
+    _, rest = jax.lax.scan(step, first, (jnp.arange(1, len(t) + 1), t, s, stds))
     return jnp.concatenate([first[None], rest])[::-1]
 
 
 def sample_up(schedule: Schedule, x0: Array, tau: ArrayLike, std: ArrayLike, key: jax.Array) -> jax.Array:
     """As `sample_down`, with the same arguments, drawn from x at tau[1] up (Eq. 4 and 8): [S, B, ...]."""
-    t, s, std = _steps(schedule, x0, tau, std)
+    t, s, stds = _steps(schedule, x0, tau, std)
     first = q_sample(schedule, x0, int(np.asarray(tau)[1]), _normal(key, 0, x0))
 
     def step(x_s, row):
@@ -48,7 +48,7 @@ def sample_up(schedule: Schedule, x0: Array, tau: ArrayLike, std: ArrayLike, key
         x_t = mean + std * _normal(key, i, x0)
         return x_t, x_t
 
-    _, rest = jax.lax.scan(step, first, (jnp.arange(1, len(t) + 1), t[::-1], s[::-1], std[::-1]))
+    _, rest = jax.lax.scan(step, first, (jnp.arange(1, len(t) + 1), t[::-1], s[::-1], stds[::-1]))
     return jnp.concatenate([first[None], rest])
 
 

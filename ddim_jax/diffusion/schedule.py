@@ -157,6 +157,7 @@ def subsequence(num_steps: int, num_sample_steps: int, spacing: str) -> np.ndarr
             f"cannot choose {num_sample_steps} sampling steps out of {num_steps}: give a whole number from 1 to {num_steps}"
         )
     index = np.arange(num_sample_steps)
+    tau: np.ndarray
     if spacing == "linspace":
         tau = np.round(np.linspace(num_steps, 1, num_sample_steps))[::-1]
     elif spacing == "trailing":

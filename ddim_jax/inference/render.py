@@ -33,18 +33,18 @@ def render(
         FloatingPointError: where what is drawn is not finite.
     """
     request, model = plan.request, plan.model
-    how = dict(batch_size=request.batch_size)
+    batch_size = request.batch_size
     # Where a network is told an image, what is drawn is drawn for real images, as many as there are.
     count = len(images) if condition and images is not None else request.num_images
 
     def save(name: str, pictures_of: np.ndarray) -> None:
         files.save_png(output / name, files.grid(np.asarray(to_uint8(pictures_of))))
 
-    def told(number: int, label: np.ndarray | None) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    def told(number: int, label: np.ndarray | None) -> tuple[Condition, Condition]:
         """(condition, extra) of that many examples."""
         rows = {name: values[:number] for name, values in condition.items()}
         labels = {} if label is None else {"label": np.resize(label.astype(np.int32), number)}
-        return rows | (labels if model.num_classes else {}), labels if request.classifier else {}
+        return rows | (labels if model.num_classes else {}), (labels if request.classifier else {})
 
     _check_output(plan, output, count)
     table, sampler = plan.table, (plan.generator, model.params)
@@ -52,28 +52,28 @@ def render(
     if set(DRAWN) & set(plan.modes):
         _draw(plan, output, count, rows, extra, say)
     if "chain" in plan.modes:
-        save("chain.png", pictures.chain(*sampler, table, request.seed, count, STAGES, rows, extra, **how))
+        save("chain.png", pictures.chain(*sampler, table, request.seed, count, STAGES, rows, extra, batch_size))
     if "interpolate" in plan.modes:
         latents, _ = plan.generator.latents(request.seed, np.arange(2 * max(2, count)))
         pairs = latents.reshape(-1, 2, *model.shape)
-        save("interpolation.png", pictures.interpolation(*sampler, table, pairs[:count], LINE, rows, extra, **how))
-        save("interpolation_grid.png", pictures.interpolation_grid(*sampler, table, pairs[:2], LINE, rows, extra, **how))
+        save("interpolation.png", pictures.interpolation(*sampler, table, pairs[:count], LINE, rows, extra, batch_size))
+        save("interpolation_grid.png", pictures.interpolation_grid(*sampler, table, pairs[:2], LINE, rows, extra, batch_size))
     if images is None:
         return
     x0 = np.asarray(to_float(images))
     rows, extra = told(len(images), None if request.label is None else plan.label)
     if "reconstruct" in plan.modes:
         tau = model.tau(request.steps, request.spacing)
-        save("reconstruction.png", np.stack([x0, pictures.reconstruction(*sampler, tau, x0, rows, extra, **how)]))
+        save("reconstruction.png", np.stack([x0, pictures.reconstruction(*sampler, tau, x0, rows, extra, batch_size)]))
     if "inpaint" in plan.modes and request.mask is not None:
-        painted = pictures.inpainting(*sampler, plan.painting_table, request.seed, x0, request.mask, rows, extra, **how)
+        painted = pictures.inpainting(*sampler, plan.painting_table, request.seed, x0, request.mask, rows, extra, batch_size)
         kept = np.where(request.mask, x0, -1)
         save("inpainting.png", np.stack([x0, kept, painted]))
     if "restore" in plan.modes:
         index = np.arange(len(images))
-        drawn = [np.asarray(x) for x in plan.generator.batches(model.params, table, request.seed, index, request.batch_size, rows, extra)]
+        batches = plan.generator.batches(model.params, table, request.seed, index, batch_size, rows, extra)
         shown = np.broadcast_to(condition["image"], x0.shape)  # one of grey has a channel for all three
-        save("restoration.png", np.stack([shown, np.concatenate(drawn), x0]))
+        save("restoration.png", np.stack([shown, np.concatenate(list(batches)), x0]))
 
 
 def _check_output(plan: Plan, output: pathlib.Path, count: int) -> None:
@@ -100,8 +100,8 @@ def _draw(
         batches = generator.batches(
             plan.model.params, plan.table, request.seed, np.arange(count), request.batch_size, rows, extra
         )
-        for batch in batches:
-            batch = np.asarray(to_uint8(batch))
+        for drawn in batches:
+            batch = np.asarray(to_uint8(drawn))
             if "npz" in plan.modes:
                 append(batch)
             if "files" in plan.modes:

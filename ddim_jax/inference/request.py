@@ -78,7 +78,7 @@ def plan(request: Request, model: Model, restores: bool) -> Plan:
         model=model,
         modes=modes,
         table=table,
-        painting_table=table if request.repeats is None else _repaint(request, model),
+        painting_table=table if request.repeats is None else _repaint(request, model, request.repeats),
         generator=model.generator(_guidance(request, model)),
         label=label,
         needs_images=needs_images,
@@ -142,11 +142,11 @@ def _check_used(request: Request, model: Model, modes: tuple[str, ...], restores
                 raise ValueError(f"a network of discrete values takes no {name}: leave it out")
 
 
-def _repaint(request: Request, model: Model) -> Any:
+def _repaint(request: Request, model: Model, repeats: int) -> Any:
     if (request.solver or model.defaults.solver) != "ddim" and request.eta is None:
         raise ValueError("repeats is of the solver ddim: set solver to it")
     eta = model.defaults.arguments["eta"] if request.eta is None else request.eta
-    return solvers.repaint(model.schedule, model.tau(request.steps, request.spacing), eta, request.repeats)
+    return solvers.repaint(model.schedule, model.tau(request.steps, request.spacing), eta, repeats)
 
 
 def _label(request: Request, model: Model) -> np.ndarray | None:

@@ -61,7 +61,8 @@ def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
     The arrays may be transposed views: each is laid out by itself, where the library's own writer wants all of them so at
     once. The format is the length of a header in 8 bytes, the header in JSON, and the arrays, row by row.
     """
-    entries, end = {"__metadata__": {"format": "pt"}}, 0  # which diffusers looks for
+    entries: dict[str, dict] = {"__metadata__": {"format": "pt"}}  # which diffusers looks for
+    end = 0
     for name, array in arrays.items():
         begin, end = end, end + 4 * array.size
         entries[name] = {"dtype": "F32", "shape": array.shape, "data_offsets": [begin, end]}

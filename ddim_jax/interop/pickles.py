@@ -124,7 +124,7 @@ def _load_zip(path: pathlib.Path) -> Any:
         if damaged:
             raise ValueError(f"the checksum of {damaged} is wrong")
         (index,) = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-        offsets = {}
+        offsets: dict[str, int] = {}
         unpickler = _Unpickler(io.BytesIO(archive.read(index)), path, offsets)
         content = unpickler.load()
         for storage in unpickler.storages.values():
@@ -138,7 +138,7 @@ def _load_zip(path: pathlib.Path) -> Any:
 
 def _load_legacy(path: pathlib.Path) -> Any:
     with open(path, "rb") as file:
-        offsets = {}
+        offsets: dict[str, int] = {}
         magic, _, _ = (_Unpickler(file, path, offsets).load() for _ in range(3))
         if magic != _MAGIC:
             raise ValueError("it does not begin as one")

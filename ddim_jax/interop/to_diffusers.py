@@ -23,8 +23,8 @@ def save(folder: str | os.PathLike, weights: Weights) -> None:
     theirs = {name: DIFFUSERS.name(name, len(weights.config.model.multipliers)) for name in ours}
     views = {theirs[name]: DIFFUSERS.to_theirs(name, np.asarray(array)) for name, array in ours.items()}
     with whole_folder(folder) as part:
-        index = {"_class_name": "DDIMPipeline"}
-        index.update(unet=["diffusers", unet["_class_name"]], scheduler=["diffusers", scheduler["_class_name"]])
+        parts = {name: ["diffusers", part_of["_class_name"]] for name, part_of in (("unet", unet), ("scheduler", scheduler))}
+        index = {"_class_name": "DDIMPipeline", **parts}
         _write_json(part / "model_index.json", index)
         _write_json(part / "unet" / "config.json", unet)
         _write_json(part / "scheduler" / "scheduler_config.json", scheduler)

@@ -73,7 +73,7 @@ def from_diffusers(fields: dict, source: str, image_size: int | None = None) -> 
     if faults:
         raise ValueError(f"{source} describes a network that is not ours:\n  " + "\n  ".join(sorted(faults)))
 
-    model = _model(widths[0], widths, option["layers_per_block"], attends, size, option["dropout"])
+    model = _model(widths[0], widths, option["layers_per_block"], list(map(bool, attends)), size, option["dropout"])
     return model, size, option["in_channels"]
 
 

@@ -79,9 +79,9 @@ def from_nnx(make: Callable[[nnx.Rngs], Any], null: Mapping[str, Any] = {}) -> N
     """
 
     def init(key: jax.Array, example: Example) -> Any:
-        _, params, _, rest = nnx.split(make(nnx.Rngs(key)), nnx.Param, nnx.RngState, ...)
-        _refuse(nnx.to_pure_dict(rest))
-        return nnx.to_pure_dict(params)
+        module = make(nnx.Rngs(key))
+        _refuse(nnx.to_pure_dict(nnx.state(module, nnx.Not(nnx.Any(nnx.Param, nnx.RngState)))))
+        return nnx.to_pure_dict(nnx.state(module, nnx.Param))
 
     def apply(params: Any, x: jax.Array, step: jax.Array, condition: Condition, key: jax.Array | None) -> jax.Array:
         module = make(nnx.Rngs(0 if key is None else key))  # what it draws here is replaced, and never computed
