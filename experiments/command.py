@@ -48,10 +48,10 @@ def _parsed(argv: Sequence[str]) -> list[str]:
 
 
 def _nearest(wrong: str) -> list[str]:
-    """The fields that somebody may mean who writes `wrong`: of these initials ("lr"), or of nearly this name."""
+    """The fields that somebody may mean who writes `wrong`: of these initials ("lr"), or of the nearest name."""
     written, names = wrong.split(".")[-1], {name: name.split(".")[1] for name in FIELDS}
     initials = {field for field in names.values() if written == "".join(word[0] for word in field.split("_"))}
-    near = initials or difflib.get_close_matches(written, set(names.values()))
+    near = initials or difflib.get_close_matches(written, sorted(set(names.values())), 1)
     return [f"config.{name}" for name, field in names.items() if field in near]
 
 
@@ -71,8 +71,8 @@ def _guarded(main: Callable[[list[str]], None], argv: list[str]) -> None:
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Whether somebody foresaw this error: a `raise` of this project, or a file that the system does not give or take."""
-    if isinstance(error, OSError) and error.errno is not None:
+    """Whether somebody foresaw this error: a `raise` of this project, or a file that cannot be had or written."""
+    if isinstance(error, OSError):
         return True
     *_, (frame, line) = traceback.walk_tb(error.__traceback__)
     statement = linecache.getline(frame.f_code.co_filename, line).strip()
