@@ -84,7 +84,8 @@ def _missing_device() -> str | None:
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:
-        return f"JAX has no device for JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS')} on this machine; cpu is always there ({error})"
+        wanted = os.environ.get("JAX_PLATFORMS")
+        return f"JAX has no device for JAX_PLATFORMS={wanted} on this machine; cpu is always there ({error})"
     return None
 
 

@@ -64,7 +64,9 @@ def make_request(shape: tuple[int, int, int]) -> request.Request:
     value["modes"] = tuple(value["modes"])
     if value["label"] is not None:
         if not all(each.strip().isdecimal() for each in value["label"]):
-            raise app.UsageError(f"--label is {','.join(value['label'])}; expected whole numbers from 0, with commas between them")
+            raise app.UsageError(
+                f"--label is {','.join(value['label'])}; expected whole numbers from 0, with commas between them"
+            )
         value["label"] = tuple(map(int, value["label"]))
     if value["classifier"] is not None:
         value["classifier"] = find(value["classifier"])

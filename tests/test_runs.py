@@ -1,4 +1,4 @@
-"""Runs that a configuration describes: which of its fields may change when a run goes on, and what is refused before it begins."""
+"""Runs that a configuration describes: which fields may change when a run goes on, and what is refused before it begins."""
 
 import pytest
 

@@ -10,7 +10,8 @@ anew. Steps t, s are whole numbers or [B]; std is a number, [B] or [B, 1, ...]. 
 is then even noise.
 """
 
-from typing import Any, Callable, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp

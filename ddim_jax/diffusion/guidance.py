@@ -5,7 +5,7 @@ Each function takes a predictor (x, t) -> (x_0, eps) and gives another, so they 
 x_t holds no noise to change). `process.clip_x0` is of this kind.
 """
 
-from typing import Callable
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp

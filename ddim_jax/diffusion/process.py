@@ -11,7 +11,8 @@ of x [B, ...]; eta and std are numbers, or [B], or [B, 1, ...]. All of them are 
 schedule are known, which for arguments of compiled code they are not.
 """
 
-from typing import Any, Callable, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp

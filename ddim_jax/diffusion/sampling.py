@@ -141,4 +141,4 @@ def interpolate(a: Array, b: Array, num: int) -> jax.Array:
 def interpolate_grid(corners: Array, num: int) -> jax.Array:
     """The grid [num, num, ...] between corners [2 (top, bottom), 2 (left, right), ...]: down both sides, then across (D.5)."""
     left, right = (interpolate(corners[0, side], corners[1, side], num) for side in (0, 1))
-    return jax.vmap(lambda l, r: interpolate(l, r, num))(left, right)
+    return jax.vmap(lambda a, b: interpolate(a, b, num))(left, right)

@@ -1,6 +1,7 @@
 """The one scan under both samplers: it takes a carry through the rows of a table and keeps what `record` says of them."""
 
-from typing import Any, Callable, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp

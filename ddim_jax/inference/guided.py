@@ -37,9 +37,7 @@ class Guidance:
         [B, H, W, C] say which pixels to keep (mask 1). `null` is the network's; see `models.network`.
         """
 
-        def build(
-            predict_for: Callable[[Condition], Predict], condition: Condition, extra: Mapping[str, jax.Array]
-        ) -> Predict:
+        def build(predict_for: Callable[[Condition], Predict], condition: Condition, extra: Mapping[str, jax.Array]) -> Predict:
             predict = predict_for(condition)
             if self.weight != 1:
                 predict = guidance.classifier_free(predict, predict_for(withheld(condition, null)), self.weight)

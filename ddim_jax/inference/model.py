@@ -83,9 +83,7 @@ class Model:
             return schedules.log_snr_subsequence(self.schedule, steps)
         return schedules.subsequence(self.schedule.num_steps, steps, spacing)
 
-    def table(
-        self, steps: int | None = None, spacing: str | None = None, solver: str | None = None, **arguments: Any
-    ) -> Any:
+    def table(self, steps: int | None = None, spacing: str | None = None, solver: str | None = None, **arguments: Any) -> Any:
         """The step table of a solver."""
         name = solver or ("ddim" if "eta" in arguments else self.defaults.solver)
         known = self.process.solvers

@@ -16,9 +16,7 @@ from ddim_jax.models.network import Condition
 STAGES, LINE = 10, 11  # predictions shown of each image of a chain; images of a line, and of a side of a square
 
 
-def render(
-    plan: Plan, output: pathlib.Path, images: np.ndarray | None, condition: Condition, say: Callable[[str], None]
-) -> None:
+def render(plan: Plan, output: pathlib.Path, images: np.ndarray | None, condition: Condition, say: Callable[[str], None]) -> None:
     """Makes what a plan asks for.
 
     Args:
@@ -88,9 +86,7 @@ def _check_output(plan: Plan, output: pathlib.Path, count: int) -> None:
         raise ValueError(f"{output / 'samples'} holds {min(more)} and more of another run: empty it, or give another output")
 
 
-def _draw(
-    plan: Plan, output: pathlib.Path, count: int, rows: Condition, extra: Mapping, say: Callable[[str], None]
-) -> None:
+def _draw(plan: Plan, output: pathlib.Path, count: int, rows: Condition, extra: Mapping, say: Callable[[str], None]) -> None:
     """Draws once, batch by batch, into all of the files that are asked for."""
     request, generator, done, kept = plan.request, plan.generator, 0, []
     with contextlib.ExitStack() as open_files:

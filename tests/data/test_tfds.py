@@ -112,8 +112,8 @@ def test_celeb_a(tmp_path, monkeypatch):
     builder = tfds.builder("celeb_a", data_dir=tmp_path, file_format="array_record")
     example = {
         "identity": {"Identity_No": 7},
-        "attributes": {name: True for name in builder.info.features["attributes"]},
-        "landmarks": {name: 7 for name in builder.info.features["landmarks"]},
+        "attributes": dict.fromkeys(builder.info.features["attributes"], True),
+        "landmarks": dict.fromkeys(builder.info.features["landmarks"], 7),
     }
     examples = [(f"{i:06d}.jpg", example | {"image": io.BytesIO(file.getvalue())}) for i in range(1, 4)]
     monkeypatch.setattr(builder, "_split_generators", lambda *_: {"train": iter(examples)})

@@ -147,7 +147,7 @@ def test_apply_is_the_module_called_by_hand(made):
     """Eagerly and compiled, in a scan and mapped over devices: the formula with the module's own arrays."""
     network, params, _, own = made
     expected = formula(own, X, STEP, TOLD["told"])
-    run = lambda x, step, condition: network.apply(params, x, step, condition, None)  # noqa: E731
+    run = lambda x, step, condition: network.apply(params, x, step, condition, None)
     close(run(X, STEP, TOLD), expected)
     close(jax.jit(run)(X, STEP, TOLD), expected)
     close(jax.pmap(run)(X[None], STEP[None], {"told": TOLD["told"][None]})[0], expected)
@@ -159,7 +159,7 @@ def test_apply_is_the_module_called_by_hand(made):
 def test_gradients_reach_every_parameter(made):
     """Of mean_b sum_j out_bj^2 with respect to b2: 2 mean_b out_b, by the chain rule."""
     network, params, names, own = made
-    loss = lambda params: jnp.sum(network.apply(params, X, STEP, TOLD, None) ** 2) / len(X)  # noqa: E731
+    loss = lambda params: jnp.sum(network.apply(params, X, STEP, TOLD, None) ** 2) / len(X)
     gradients = jax.jit(jax.grad(loss))(params)
     of_last_bias = [leaf for leaf in jax.tree.leaves(gradients) if leaf.shape == (2,)]
     close(of_last_bias[0], 2 * formula(own, X, STEP, TOLD["told"]).mean(0))

@@ -87,7 +87,7 @@ def test_labels_are_withheld_as_often_as_asked_and_arrive_with_their_images():
     optimizer, n = make_optimizer(1e-3, 1, 1.0), 2000
     label = jnp.arange(n) % 10
     state = init_state(jnp.float32(1), optimizer, 0)
-    run = lambda share: train_step(  # noqa: E731
+    run = lambda share: train_step(
         state, {"x0": jnp.zeros((n, 2, 2, 1)), "label": label}, apply_fn=spy, optimizer=optimizer, schedule=linear(),
         ema_decay=0.9, null={"label": 10}, condition_dropout=share,
     )  # fmt: skip

@@ -77,7 +77,7 @@ def test_an_old_run_goes_on_as_it_would_have(workdir):
     before, lines = load(workdir), (workdir / "metrics.jsonl").read_text().splitlines()
     train_config(config(), workdir)
     after = load(workdir)
-    described = lambda arrays: {name: (leaf.shape, leaf.dtype) for name, leaf in arrays.items()}  # noqa: E731
+    described = lambda arrays: {name: (leaf.shape, leaf.dtype) for name, leaf in arrays.items()}
     assert described(after) == described(before)
     assert {name: int(leaf) for name, leaf in after.items() if leaf.dtype != np.float32} == {
         "step": 8, "seed": 0, "opt_state.1.0.count": 8, "opt_state.1.1.count": 8,
