@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ddim_jax.common.seeds import stream
 from ddim_jax.diffusion import process, sampling
 from ddim_jax.diffusion.schedule import Schedule
-from ddim_jax.inference.guided import Build, plain
+from ddim_jax.inference.adjusting import Build, plain
 from ddim_jax.inference.processes import Process, gaussian
 from ddim_jax.models.network import Condition, Network
 
@@ -33,7 +33,7 @@ class Generator:
     schedule: the one it was trained with.
     shape:    of an example: (H, W, C) of an image, () of a number, whatever x [B, ...] has after B.
     process:  its family, and what the network predicts; by default Gaussian noise and eps.
-    build:    how the predictor to sample with is made of the network's; see `guided`.
+    build:    how the predictor to sample with is made of the network's; see `adjusting`.
     """
 
     def __init__(

@@ -13,7 +13,7 @@ from ddim_jax.diffusion import schedule as schedules
 from ddim_jax.diffusion.schedule import Schedule
 from ddim_jax.inference import pictures
 from ddim_jax.inference.generate import Generator
-from ddim_jax.inference.guided import Guidance
+from ddim_jax.inference.adjusting import Adjustment
 from ddim_jax.inference.processes import Process
 from ddim_jax.models.network import Condition, Network
 
@@ -59,20 +59,20 @@ class Model:
     process: Process  # its family, and what the network predicts
     defaults: Defaults = Defaults()
     num_classes: int = 0  # of a network that is told the label of each example
-    _generators: dict[Guidance, Generator] = dataclasses.field(default_factory=dict, repr=False, compare=False)
+    _generators: dict[Adjustment, Generator] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
-    def generator(self, guidance: Guidance | None = None) -> Generator:
-        """What draws, with this guidance; by default with none, and x_0 clipped as the model's own settings say.
+    def generator(self, adjustment: Adjustment | None = None) -> Generator:
+        """What draws, with predictions adjusted; by default x_0 is clipped where the model's own settings say so, and no more.
 
-        Raises ValueError for guidance of a process that has none.
+        Raises ValueError for an adjustment of a process that takes none.
         """
-        guidance = guidance or Guidance(clip=self.defaults.clip)
-        if not self.process.has_latents and guidance != Guidance():
+        adjustment = adjustment or Adjustment(clip=self.defaults.clip)
+        if not self.process.has_latents and adjustment != Adjustment():
             raise ValueError("a network of discrete values takes no guidance, clipping or threshold")
-        if guidance not in self._generators:
-            build = {"build": guidance.build(self.schedule, self.network.null)} if self.process.has_latents else {}
-            self._generators[guidance] = Generator(self.network, self.schedule, self.shape, self.process, **build)
-        return self._generators[guidance]
+        if adjustment not in self._generators:
+            build = {"build": adjustment.build(self.schedule, self.network.null)} if self.process.has_latents else {}
+            self._generators[adjustment] = Generator(self.network, self.schedule, self.shape, self.process, **build)
+        return self._generators[adjustment]
 
     def tau(self, steps: int | None = None, spacing: str | None = None) -> np.ndarray:
         """The sub-sequence of steps [S+1]."""
@@ -134,7 +134,7 @@ class Model:
         if label is None and self.num_classes:
             label = range(self.num_classes)
         rows = self.told(num, None if label is None else np.asarray(label), condition)
-        generator = self.generator(Guidance(weight=guidance, clip=self.defaults.clip) if guidance != 1 else None)
+        generator = self.generator(Adjustment(weight=guidance, clip=self.defaults.clip) if guidance != 1 else None)
         drawn = generator.batches(self.params, table, seed, np.arange(num), batch_size, rows)
         return np.concatenate([np.asarray(batch) for batch in drawn])
 

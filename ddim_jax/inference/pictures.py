@@ -16,7 +16,7 @@ from ddim_jax.diffusion.solvers import StepTable
 from ddim_jax.inference.generate import Generator, check_finite
 from ddim_jax.models.network import Condition
 
-Extra = Mapping[str, Any]  # what `Guidance.build` takes besides the condition, arrays with one row an example
+Extra = Mapping[str, Any]  # what `Adjustment.build` takes besides the condition, arrays with one row an example
 
 
 def sample_grid(
@@ -171,7 +171,7 @@ def inpainting(
     extra: Extra = {},
     batch_size: int = 256,
 ) -> np.ndarray:
-    """Images painted anew where a mask is 0. The generator is one of `Guidance.build`.
+    """Images painted anew where a mask is 0. The generator is one of `Adjustment.build`.
 
     generator, params, table, seed: as in `Generator.batches`.
     x0:                             images [B, H, W, C] in [-1, 1].

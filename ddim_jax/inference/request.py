@@ -11,7 +11,7 @@ import numpy as np
 from ddim_jax.common.seeds import check_seed
 from ddim_jax.diffusion import solvers
 from ddim_jax.inference.generate import Generator
-from ddim_jax.inference.guided import Guidance
+from ddim_jax.inference.adjusting import Adjustment
 from ddim_jax.inference.model import Model
 
 DRAWN = ("grid", "files", "npz")  # one set of samples, written in three ways
@@ -79,7 +79,7 @@ def plan(request: Request, model: Model, restores: bool) -> Plan:
         modes=modes,
         table=table,
         painting_table=table if request.repeats is None else _repaint(request, model, request.repeats),
-        generator=model.generator(_guidance(request, model)),
+        generator=model.generator(_adjustment(request, model)),
         label=label,
         needs_images=needs_images,
     )
@@ -165,14 +165,14 @@ def _label(request: Request, model: Model) -> np.ndarray | None:
     return np.array(request.label, np.int32)
 
 
-def _guidance(request: Request, model: Model) -> Guidance:
+def _adjustment(request: Request, model: Model) -> Adjustment:
     if request.guidance is not None and not model.network.null:
         raise ValueError("guidance needs a network that is told something it can do without, such as the class")
     if request.classifier is not None and request.label is None:
         raise ValueError("a classifier needs label, the classes to guide towards")
     if request.classifier is not None:
         _check_classifier(request.classifier, model)
-    return Guidance(
+    return Adjustment(
         weight=1.0 if request.guidance is None else request.guidance,
         log_prob=request.classifier,
         log_prob_weight=1.0 if request.classifier_weight is None else request.classifier_weight,

@@ -17,7 +17,7 @@ from ddim_jax.data.images import to_float
 from ddim_jax.diffusion import process, schedule, solvers
 from ddim_jax.inference import pictures, processes
 from ddim_jax.inference.generate import Generator
-from ddim_jax.inference.guided import Guidance
+from ddim_jax.inference.adjusting import Adjustment
 from ddim_jax.models.network import Network
 from tests import tiny
 
@@ -146,7 +146,7 @@ def test_reconstruction_encodes_and_decodes(generator):
 
 
 def test_clipping_keeps_predictions_in_range(generator):
-    clipped = configuration.make_model(CONFIG, PARAMS).generator(Guidance(clip=True))
+    clipped = configuration.make_model(CONFIG, PARAMS).generator(Adjustment(clip=True))
     x, keys = clipped.latents(0, np.arange(2))
     assert np.abs(clipped.trajectory(PARAMS, table(clipped), x).x0).max() <= 1
     assert np.abs(generator.trajectory(PARAMS, table(clipped), x).x0).max() > 1
@@ -197,7 +197,7 @@ class TestLabels:
 
     def test_guidance_of_no_weight_is_the_network_without_labels(self, model):
         """Ho & Salimans: weight 0 is the unconditional network, which is also what it says to the label num_classes."""
-        plain, unguided, params = model.generator(), model.generator(Guidance(weight=0.0)), model.params
+        plain, unguided, params = model.generator(), model.generator(Adjustment(weight=0.0)), model.params
         x, _ = plain.latents(0, np.arange(2))
         label = {"label": np.array([1, 2])}
         expected = plain.sample(params, table(plain), x)

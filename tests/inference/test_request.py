@@ -10,7 +10,7 @@ from ddim_jax.data.images import to_float, to_uint8
 from ddim_jax.diffusion import process, sampling, solvers
 from ddim_jax.diffusion.schedule import subsequence
 from ddim_jax.inference import render
-from ddim_jax.inference.guided import Guidance
+from ddim_jax.inference.adjusting import Adjustment
 from ddim_jax.inference.model import Defaults
 from ddim_jax.inference.request import MODES, Request, plan
 from tests.inference import small
@@ -112,7 +112,7 @@ def test_a_plan_is_what_was_asked_for(model):
     found = plan(Request(modes=("grid",), steps=5, spacing="leading", eta=0.5, label=(2, 0), guidance=3.0), model, False)
     expected = solvers.ddim(small.SCHEDULE, subsequence(100, 5, "leading"), 0.5)
     np.testing.assert_array_equal(found.table.noise, expected.noise)
-    assert found.generator is model.generator(Guidance(weight=3.0))
+    assert found.generator is model.generator(Adjustment(weight=3.0))
     assert list(found.label) == [2, 0] and not found.needs_images
     assert list(plan(Request(), model, False).label) == [0, 1, 2]
     assert plan(Request(), model, restores=True).needs_images

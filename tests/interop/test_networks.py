@@ -9,7 +9,7 @@ import torch
 
 from configs import cifar10
 from ddim_jax import configuration, interop
-from ddim_jax.inference.guided import Guidance
+from ddim_jax.inference.adjusting import Adjustment
 from tests.interop import published
 
 SMALL = ("FLAT", "UNEVEN", "TWICE")
@@ -96,7 +96,7 @@ def test_a_trajectory_of_20_steps(clip, tmp_path):
     model = interop.load(tmp_path / "model.ckpt", image_size=8)
     x, _ = published.inputs(published.TWICE)
 
-    generator = model.generator(Guidance(clip=clip))
+    generator = model.generator(Adjustment(clip=clip))
     path = generator.trajectory(model.params, model.table(20), x.transpose(0, 2, 3, 1))
     got = np.asarray(path.x).transpose(0, 1, 4, 2, 3)
 

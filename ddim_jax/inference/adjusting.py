@@ -21,7 +21,7 @@ def plain(predict_for: Callable[[Condition], Predict], condition: Condition, ext
 
 
 @dataclasses.dataclass(frozen=True)
-class Guidance:
+class Adjustment:
     """How a prediction is changed on its way to the sampler: guided first, then its x_0 limited, then pixels that are known."""
 
     weight: float = 1.0  # classifier-free guidance; 1 is the network as it is
