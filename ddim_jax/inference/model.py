@@ -12,8 +12,8 @@ from ddim_jax.data.images import to_float
 from ddim_jax.diffusion import schedule as schedules
 from ddim_jax.diffusion.schedule import Schedule
 from ddim_jax.inference import pictures
-from ddim_jax.inference.generate import Generator
 from ddim_jax.inference.adjusting import Adjustment
+from ddim_jax.inference.generate import Generator
 from ddim_jax.inference.processes import Process
 from ddim_jax.models.network import Condition, Network
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from ddim_jax.common.seeds import check_seed
 from ddim_jax.diffusion import solvers
-from ddim_jax.inference.generate import Generator
 from ddim_jax.inference.adjusting import Adjustment
+from ddim_jax.inference.generate import Generator
 from ddim_jax.inference.model import Model
 
 DRAWN = ("grid", "files", "npz")  # one set of samples, written in three ways

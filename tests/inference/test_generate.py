@@ -16,8 +16,8 @@ from ddim_jax import configuration, weights
 from ddim_jax.data.images import to_float
 from ddim_jax.diffusion import process, schedule, solvers
 from ddim_jax.inference import pictures, processes
-from ddim_jax.inference.generate import Generator
 from ddim_jax.inference.adjusting import Adjustment
+from ddim_jax.inference.generate import Generator
 from ddim_jax.models.network import Network
 from tests import tiny
 
