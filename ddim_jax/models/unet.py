@@ -119,6 +119,9 @@ class UNet(nn.Module):
     `dtype` is what the layers compute in, and with `remat` the activations of a block are computed again on the way back
     instead of kept: neither is part of what the network is, and the same parameters serve any.
 
+    A level needs more than 32 channels to hear of time and conditions: they are added to each channel as a number, which the
+    normalisation of groups of one channel takes away again.
+
     Raises ValueError for sides that the patches and levels do not divide, channels that 32 groups do not divide, and
     conditions that it was not made for.
     """

@@ -4,12 +4,14 @@ import functools
 
 import flax.linen as nn
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from configs import celeba, cifar10, lsun_bedroom, lsun_church
 from ddim_jax import configuration
+from ddim_jax.models.network import withheld
 from ddim_jax.models.unet import Attention, GroupNorm, ResBlock, UNet, conv, fold, time_embedding, unfold
 
 KEY = jax.random.key(0)
@@ -17,6 +19,14 @@ KEY = jax.random.key(0)
 
 def small(**changes):
     return UNet(**{"channels": 32, "multipliers": (1, 2), "num_blocks": 1, "attention_sides": (4,)} | changes)
+
+
+def smallest(**changes):
+    """One level, without blocks of its own: the two in the middle with attention, and one on the way up.
+
+    It has 64 channels: groups of one channel would take away what time and conditions add to it.
+    """
+    return small(**{"multipliers": (2,), "num_blocks": 0} | changes)
 
 
 def drawn(module, *args, **options):
@@ -160,3 +170,131 @@ def test_examples_do_not_see_each_other():
 def test_images_and_channels_that_do_not_fit(unet, shape, message):
     with pytest.raises(ValueError, match=message):
         unet.check(shape)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_any_number_of_channels(channels):
+    unet, x, step = small(), jnp.ones((2, 8, 4, channels)), jnp.array([0, 999])
+    params = jax.eval_shape(unet.init, KEY, x, step)
+    assert jax.eval_shape(unet.apply, params, x, step) == jax.ShapeDtypeStruct(x.shape, jnp.float32)
+
+
+@pytest.mark.parametrize(
+    "shape, sides, attending",
+    [
+        ((8, 4), (8,), set()),  # the width is none of them
+        ((8, 4), (8, 4), {"down_0_block_0", "up_0_block_0", "up_0_block_1"}),  # and 4 x 2 has a side of 2
+        ((8, 4), (2, 4), {"down_1_block_0", "up_1_block_0", "up_1_block_1"}),
+        ((4, 4), (4,), {"down_0_block_0", "up_0_block_0", "up_0_block_1"}),
+    ],
+)
+def test_attention_goes_by_height_and_width(shape, sides, attending):
+    """Two levels: the whole image and half of it. The middle block attends at any size."""
+    unet, x = small(attention_sides=sides), jnp.ones((1, *shape, 1))
+    names = jax.eval_shape(unet.init, KEY, x, jnp.zeros(1, int))["params"]
+    found = {name.removesuffix("_attention") for name in names if name.endswith("_attention")}
+    assert found == attending | {"middle_block_0"}
+
+
+@pytest.mark.slow
+def test_remat_has_the_parameters_and_the_gradients_of_the_network_without():
+    """With dropout: what is computed again on the way back draws what it drew before."""
+    x, step = jax.random.normal(KEY, (2, 4, 4, 1)), jnp.array([3, 700])
+    plain, again = smallest(dropout=0.5), smallest(dropout=0.5, remat=True)
+    params = drawn(plain, x, step)
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, jax.eval_shape(again.init, KEY, x, step))
+
+    def gradient(unet):
+        def loss(params):
+            return jnp.mean(unet.apply(params, x, step, train=True, rngs={"dropout": jax.random.key(1)}) ** 2)
+
+        return jax.jit(jax.grad(loss))(params)
+
+    expected, found = gradient(plain), gradient(again)
+    largest = max(jnp.abs(leaf).max() for leaf in jax.tree.leaves(expected))
+    # Rounding alone, of sums that are fused otherwise; some gradients are 0 in exact arithmetic, so it is of the largest.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * largest), found, expected)
+
+
+CONDITIONS = dict(num_classes=3, image_channels=2, vector_features=5)
+
+
+class TestConditions:
+    """A network that is told a label of three, an image of two channels and a vector of five numbers."""
+
+    X, STEP = np.asarray(jax.random.normal(KEY, (2, 8, 4, 1))), jnp.array([3, 900])
+    TOLD = {
+        "label": jnp.array([0, 2]),
+        "image": jax.random.normal(jax.random.key(1), (2, 8, 4, 2)),
+        "vector": jax.random.normal(jax.random.key(2), (2, 5)),
+    }
+
+    @functools.cached_property
+    def apply(self):
+        """condition -> output."""
+        unet = smallest(**CONDITIONS)
+        params, run = drawn(unet, self.X, self.STEP, **self.TOLD), compiled(unet)
+        return lambda condition: run(params, self.X, self.STEP, **condition)
+
+    def test_parameters(self):
+        """Those of the network without conditions, a wider first kernel, a row for each class and for none, and no bias."""
+        told, plain = (
+            jax.tree_util.tree_leaves_with_path(jax.eval_shape(made.init, KEY, self.X, self.STEP)["params"])
+            for made in (smallest(**CONDITIONS), smallest())
+        )
+        told, plain = ({jax.tree_util.keystr(k, simple=True, separator="."): v.shape for k, v in each} for each in (told, plain))
+        more = {"label.embedding": (4, 128), "vector.kernel": (5, 128), "conv_in.kernel": (3, 3, 3, 32)}
+        assert plain["conv_in.kernel"] == (3, 3, 1, 32)
+        assert told == plain | more
+
+    def test_null_rows_are_the_network_that_was_not_told(self):
+        unet, apply = smallest(**CONDITIONS), self.apply
+        assert unet.null == {"label": 3, "image": 0.0, "vector": 0.0}
+        expected, null = apply({}), withheld(self.TOLD, unet.null)
+        for name in self.TOLD:
+            others = {other: rows for other, rows in self.TOLD.items() if other != name}
+            without = apply(others)
+            np.testing.assert_allclose(apply(others | {name: null[name]}), without, rtol=1e-5, atol=1e-6)
+            assert jnp.abs(apply(self.TOLD) - without).max() > 1e-3  # and it listens
+            # One row withheld: that one changes, and the other does not.
+            half = apply(self.TOLD | {name: self.TOLD[name].at[1].set(unet.null[name])})
+            np.testing.assert_array_equal(half[0], apply(self.TOLD)[0])
+            np.testing.assert_allclose(half[1], without[1], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(apply(null), expected, rtol=1e-5, atol=1e-6)
+
+    @pytest.mark.parametrize(
+        "changes, condition, message",
+        [
+            ({"num_classes": 0}, {"label": jnp.array([0, 1])}, "given the condition 'label', but not made for it; set its num_c"),
+            ({"image_channels": 0}, {"image": jnp.ones((2, 8, 4, 2))}, "'image', but not made for it; set its image_channels"),
+            ({"vector_features": 0}, {"vector": jnp.ones((2, 5))}, "'vector', but not made for it; set its vector_features"),
+            ({}, {"label": jnp.ones((2, 1), int)}, r"'label' has shape \(2, 1\); expected \(2,\) for x \(2, 8, 4, 1\)"),
+            ({}, {"image": jnp.ones((2, 4, 8, 2))}, r"'image' has shape \(2, 4, 8, 2\); expected \(2, 8, 4, 2\)"),
+            ({}, {"image": jnp.ones((2, 8, 4, 1))}, r"'image' has shape \(2, 8, 4, 1\); expected \(2, 8, 4, 2\)"),
+            ({}, {"vector": jnp.ones((1, 5))}, r"'vector' has shape \(1, 5\); expected \(2, 5\)"),
+        ],
+    )
+    def test_what_does_not_fit_is_refused(self, changes, condition, message):
+        unet = smallest(**CONDITIONS | changes)
+        with pytest.raises(ValueError, match=message):
+            jax.eval_shape(unet.init, KEY, self.X, self.STEP, **condition)
+
+    def test_a_condition_of_another_name_is_refused(self):
+        with pytest.raises(TypeError, match="sound"):
+            jax.eval_shape(smallest(**CONDITIONS).init, KEY, self.X, self.STEP, sound=jnp.ones(2))
+
+
+def test_export_with_a_symbolic_batch():
+    """One program for any batch, lowered for three kinds of device; here it runs on the CPU, as the network itself does."""
+    unet = smallest(num_classes=3, image_channels=1, patch_size=2, input_skip=True)
+    (batch,) = jax.export.symbolic_shape("batch")
+    shapes = [jax.ShapeDtypeStruct((batch, *rest), dtype) for rest, dtype in (
+        ((8, 8, 1), jnp.float32), ((), jnp.int32), ((), jnp.int32), ((8, 8, 1), jnp.float32)
+    )]  # fmt: skip
+    one = [jnp.ones((1, *shape.shape[1:]), shape.dtype) for shape in shapes]
+    params = drawn(unet, *one)
+    exported = jax.export.export(jax.jit(unet.apply), platforms=("cpu", "cuda", "tpu"))(params, *shapes)
+    assert exported.platforms == ("cpu", "cuda", "tpu")
+    for size in (1, 3):
+        rows = [jnp.tile(row, (size,) + (1,) * (row.ndim - 1)) for row in one]
+        np.testing.assert_allclose(exported.call(params, *rows), compiled(unet)(params, *rows), rtol=1e-4, atol=1e-5)
