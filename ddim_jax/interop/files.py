@@ -14,7 +14,7 @@ from ddim_jax.common.files import check_digest, whole
 from ddim_jax.interop import pickles
 from ddim_jax.interop.pickles import Tensor
 
-_DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}  # others are no weights
+_DTYPES: dict[str, Any] = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}  # others are no weights
 
 
 def tensors(path: str | os.PathLike) -> dict[str, Tensor]:

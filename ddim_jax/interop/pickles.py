@@ -27,7 +27,7 @@ import numpy as np
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # opens every file from before PyTorch 1.6
 
-_DTYPES = {
+_DTYPES: dict[str, Any] = {
     "DoubleStorage": np.float64,
     "FloatStorage": np.float32,
     "HalfStorage": np.float16,
