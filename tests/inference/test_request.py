@@ -71,7 +71,7 @@ def model():
         (dict(classifier=len, label=(0,)), r"for B = 2 it gave TypeError: len\(\) takes exactly one argument"),
         (dict(classifier="no function", label=(0,)), "TypeError"),
     ],
-    ids=lambda value: ", ".join(value) if isinstance(value, dict) else "",  # of values some would be addresses, new in each process
+    ids=lambda value: ", ".join(value) if isinstance(value, dict) else "",  # some values have addresses, new in each process
 )
 def test_a_request_that_cannot_be_met(model, asked, message):
     with pytest.raises(ValueError, match=message):
