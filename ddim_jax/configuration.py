@@ -205,9 +205,10 @@ def make_source(config: Config, split: str | None = None) -> Any:
 
 
 def held_out_images(config: Config, count: int, folder: str | None = None, split: str = "test") -> np.ndarray:
-    """The first `count` images uint8 [<= count, H, W, C] of a folder, cropped as in training, or of a split of the data set.
+    """At most `count` images uint8 [N, H, W, C] of a folder, cropped as in training, or of a split of the data set.
 
-    Images that were trained on whole are cropped to a central part where they have another size.
+    They lie evenly spread over it, since many a set has its classes one after the other. Images of a folder that have another
+    size are cropped to a central part where the training took images whole.
     Raises ValueError where neither is to be had.
     """
     if folder is None and config.data.name == "folder":
@@ -215,7 +216,8 @@ def held_out_images(config: Config, count: int, folder: str | None = None, split
     crop = "center" if config.data.crop == "none" else config.data.crop
     chosen = {"split": split} if folder is None else {"name": "folder", "split": "train", "directory": folder, "crop": crop}
     source = _load(config, memory_limit_mb=0, **chosen)
-    return np.asarray(sources.take(source, np.arange(min(count, len(source)))))
+    count = min(count, len(source))
+    return np.asarray(sources.take(source, np.arange(count) * len(source) // count))
 
 
 def make_prepare(config: Config) -> Callable:

@@ -16,7 +16,8 @@ Modes, each of which writes one thing into --output; "all" is each that can be h
     reconstruct  reconstruction.png: images above, their reconstructions by DDIM at eta = 0 below
     inpaint      inpainting.png: images, what is kept of them, and what was painted in, an image a column
     restore      restoration.png: what the network is told, what it drew, and the images themselves, an image a column
-A network that is told an image draws for the first images of --images, or of --split of its data set, in every mode.
+A network that is told an image draws for images of --images, or of --split of its data set, in every mode. These are
+evenly spread over the folder or split.
 """
 
 import dataclasses
