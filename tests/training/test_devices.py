@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -75,7 +76,7 @@ def test_a_batch_that_the_devices_do_not_divide(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def together(workdir, steps, every=2):
+def together(workdir, steps, every=2, hooks_every=1):
     """Two processes of two devices each, that train one network."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -84,7 +85,7 @@ def together(workdir, steps, every=2):
         python(
             "-m", "experiments.train", "--config=tests/tiny.py", f"--workdir={workdir}", "--multihost",
             "--config.model.dropout=0.0", f"--config.training.steps={steps}", f"--config.training.checkpoint_every={every}",
-            f"--config.training.sample_every={every}",
+            f"--config.training.sample_every={hooks_every}", f"--config.training.held_out_every={hooks_every}",
             JAX_NUM_CPU_DEVICES="2", JAX_CPU_COLLECTIVES_IMPLEMENTATION="gloo",
             SLURM_JOB_ID="1", SLURM_STEP_NODELIST="127.0.0.1", SLURM_NTASKS="2",  # which JAX looks for, as for a TPU pod
             SLURM_PROCID=str(process), SLURM_LOCALID=str(process), JAX_COORDINATOR_PORT=str(port),
@@ -95,7 +96,7 @@ def together(workdir, steps, every=2):
 
 @pytest.mark.slow
 def test_a_host_that_is_told_to_stop_stops_all_with_a_checkpoint(tmp_path):
-    processes = together(tmp_path / "two", steps=10_000_000, every=10_000_000)
+    processes = together(tmp_path / "two", steps=10_000_000, every=10_000_000, hooks_every=10_000_000)
     metrics, deadline = tmp_path / "two" / "metrics.jsonl", time.monotonic() + 200
     while not (metrics.exists() and metrics.read_text()) and time.monotonic() < deadline:
         time.sleep(0.5)
@@ -107,14 +108,24 @@ def test_a_host_that_is_told_to_stop_stops_all_with_a_checkpoint(tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_train_and_resume_as_one_does(tmp_path):
-    """Each with two devices; dropout is off, since it is drawn for a device."""
+    """Each with two devices; dropout is off, since it is drawn for a device. Hooks are run by both, which share the work."""
     succeed(*together(tmp_path / "two", steps=2))
-    succeed(*together(tmp_path / "two", steps=4))
+    succeed(*together(tmp_path / "two", steps=4, hooks_every=10**9))
     succeed(
-        python("-m", "experiments.train", "--config=tests/tiny.py", f"--workdir={tmp_path}/one", "--config.model.dropout=0.0")
-    )
-    two, one = ([json.loads(line) for line in (tmp_path / name / "metrics.jsonl").open()] for name in ("two", "one"))
-    assert [record["step"] for record in two] == [2, 4]
+        python(
+            "-m", "experiments.train", "--config=tests/tiny.py", f"--workdir={tmp_path}/one", "--config.model.dropout=0.0",
+            "--config.training.steps=4", "--config.training.sample_every=1", "--config.training.held_out_every=1",
+        )
+    )  # fmt: skip
+    lines = {name: [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").open()] for name in ("two", "one")}
+    held_out = {name: {r["step"]: r["held_out_loss"] for r in each if "held_out_loss" in r} for name, each in lines.items()}
+    two, one = ([record for record in lines[name] if "loss" in record] for name in ("two", "one"))
+    assert [record["step"] for record in two] == [2, 4] and list(held_out["two"]) == [1, 2]
+    # At a rate of 0 the first step moves nothing: the hooks see the same parameters, and what they find is rounding apart.
+    np.testing.assert_allclose(held_out["two"][1], held_out["one"][1], rtol=1e-5)
+    np.testing.assert_allclose(held_out["two"][2], held_out["one"][2], rtol=1e-2)
+    grids = [np.asarray(Image.open(tmp_path / name / "samples" / "step_0000001.png"), int) for name in ("two", "one")]
+    assert np.abs(grids[0] - grids[1]).max() <= 1 and np.ptp(grids[0]) > 100
     # The rate is 0 in the first step, so both gradients of the first two are of the same parameters: rounding alone.
     # Adam then divides gradients near 0 by their own size, rounding included.
     np.testing.assert_allclose([two[0][m] for m in ("loss", "grad_norm")], [one[0][m] for m in ("loss", "grad_norm")], rtol=1e-5)

@@ -1,11 +1,15 @@
 """What a run can be besides the paper's: told classes, of another target or schedule, discrete, begun from other weights."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ddim_jax import configuration, weights
+from ddim_jax.data import sources
+from ddim_jax.data.images import grid, to_float, to_uint8
 from ddim_jax.diffusion.schedule import linear
 from ddim_jax.runs import train_config
 from ddim_jax.training.step import init_state, make_optimizer, train_step
@@ -31,7 +35,8 @@ def random_params(made, seed=0):
     dict(diffusion=dict(prediction="v", zero_terminal_snr=True)),
     dict(diffusion=dict(prediction="x0", schedule="cosine"), training=dict(min_snr_gamma=5.0)),
     dict(diffusion=dict(prediction="x0", categories=3, zero_terminal_snr=True)),
-], ids=["classes", "v at zero SNR", "x0, cosine, min-SNR", "three categories"])  # fmt: skip
+    dict(data=dict(degrade="half_size"), training=dict(held_out_every=1)),
+], ids=["classes", "v at zero SNR", "x0, cosine, min-SNR", "three categories", "told an image"])  # fmt: skip
 def test_every_kind_of_run_trains_and_draws(tmp_path, parts):
     """All parameters move, the loss is finite, and the grid of samples is drawn from what was trained."""
     made = config(**parts)
@@ -44,6 +49,9 @@ def test_every_kind_of_run_trains_and_draws(tmp_path, parts):
     assert all(name.endswith("attention/k/bias") for name in still)  # softmax does not see it: its gradient is rounding, or 0
     assert (tmp_path / "run" / "samples" / "step_0000002.png").exists()
     assert weights.from_workdir(tmp_path / "run").config.diffusion == made.diffusion
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    held_out = [line["step"] for line in lines if line.get("held_out_loss", 0) > 0]
+    assert held_out == ([1, 2] if made.training.held_out_every else [])
 
 
 @pytest.mark.slow
@@ -98,6 +106,37 @@ def test_labels_are_withheld_as_often_as_asked_and_arrive_with_their_images():
         withheld = seen[0] == 10
         np.testing.assert_array_equal(seen[0][~withheld], label[~withheld])
         assert abs(withheld.mean() - share) <= 4 * np.sqrt(share * (1 - share) / n)  # four standard errors
+
+
+class TestImageConditions:
+    """The network of configs/demo_upscale.py in small: it is told each digit's 2x2 means."""
+
+    @pytest.fixture
+    def model(self):
+        made = config(data=dict(degrade="half_size"))
+        return configuration.make_model(made, random_params(made))
+
+    def test_the_grid_of_a_run_is_drawn_for_its_first_images(self, model):
+        made = config(data=dict(degrade="half_size"))
+        (hook,) = configuration.make_hooks(made, configuration.make_task(made)._replace(hooks=()))
+        real = to_float(sources.mnist_5k("train")[: made.sampling.count])
+        means = real.reshape(-1, 14, 2, 14, 2, 1).mean((2, 4)).repeat(2, axis=1).repeat(2, axis=2)
+        expected = model.sample(made.sampling.count, condition={"image": means}, steps=made.sampling.steps)
+        found = hook.run(model.params)["samples"].astype(int)
+        assert np.abs(found - grid(np.asarray(to_uint8(expected)))).max() <= 1  # of 255: rounding of another program
+        other = model.sample(made.sampling.count, condition={"image": means[::-1]}, steps=made.sampling.steps)
+        assert np.abs(found - grid(np.asarray(to_uint8(other)))).max() > 1  # it listens
+
+    @pytest.mark.slow
+    def test_guidance_withholds_the_image(self, model):
+        """Ho & Salimans: weight 0 is the network that is told nothing, a null image. In one step, all weights lie on a line."""
+        image = np.random.default_rng(0).uniform(-1, 1, (3, 28, 28, 1)).astype(np.float32)
+        draw = lambda weight, image: model.sample(3, steps=1, guidance=weight, condition={"image": image})  # noqa: E731
+        told, null = draw(1.0, image), draw(1.0, 0 * image)
+        scale = np.abs(told).max()
+        np.testing.assert_allclose(draw(0.0, image), null, rtol=1e-4, atol=1e-5 * scale)
+        np.testing.assert_allclose(draw(3.0, image), null + 3 * (told - null), rtol=1e-4, atol=1e-4 * scale)
+        assert np.abs(told - null).max() > 1e-3 * scale
 
 
 @pytest.mark.parametrize(
