@@ -131,7 +131,7 @@ class TestImageConditions:
     def test_guidance_withholds_the_image(self, model):
         """Ho & Salimans: weight 0 is the network that is told nothing, a null image. In one step, all weights lie on a line."""
         image = np.random.default_rng(0).uniform(-1, 1, (3, 28, 28, 1)).astype(np.float32)
-        draw = lambda weight, image: model.sample(3, steps=1, guidance=weight, condition={"image": image})  # noqa: E731
+        draw = lambda weight, image: model.sample(3, steps=1, guidance=weight, condition={"image": image})
         told, null = draw(1.0, image), draw(1.0, 0 * image)
         scale = np.abs(told).max()
         np.testing.assert_allclose(draw(0.0, image), null, rtol=1e-4, atol=1e-5 * scale)
