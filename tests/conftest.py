@@ -14,6 +14,12 @@ import jax
 import pytest
 
 
+def pytest_collection_modifyitems(items):
+    """Files with slow tests first, so that where files run side by side no long one is left to the end alone."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture
 def x64():
     """float64 for one test; a module of them says `pytestmark = pytest.mark.usefixtures("x64")`."""
