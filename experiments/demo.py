@@ -24,7 +24,8 @@ from experiments import command
 _OUTPUT = flags.DEFINE_string("output", "runs/demo", "Folder to write to.")
 _TRAIN_STEPS = flags.DEFINE_integer("train_steps", 80, "How long to train anew; a multiple of 40.")
 
-SEED, STEPS, SPACING = 0, 50, "trailing"
+SEED, STEPS = 0, 50
+NUMBERS_OF_STEPS = (10, 20, 50, 100)  # of the rows that compare them
 COUNT, COLUMNS = 500, 20  # digits 0 to 9, and again 0 to 9, in the columns of each picture
 
 
@@ -72,8 +73,9 @@ def draw(report: Report, output: pathlib.Path) -> None:
         three = {"label": np.array([3])}
         save("interpolation_grid.png", pictures.interpolation_grid(generator, params, model.table(STEPS), pairs[:2], 8, three))
     x, keys = generator.latents(SEED, np.arange(COLUMNS))
-    with report.part("the same latents (columns) at 10, 20, 50 and 100 steps (rows)", "steps.png"):
-        save("steps.png", [model.decode(x, steps=steps, label=row["label"]) for steps in (10, 20, 50, 100)])
+    several = f"{', '.join(map(str, NUMBERS_OF_STEPS))} steps"
+    with report.part(f"the same latents (columns) at {several} (rows)", "steps.png"):
+        save("steps.png", [model.decode(x, steps=steps, label=row["label"]) for steps in NUMBERS_OF_STEPS])
     with report.part("the same latents at eta = 0, 0.5, 1 and sigma-hat (rows)", "eta.png"):
         tables = [model.table(STEPS, eta=eta) for eta in (0.0, 0.5, 1.0)]
         tables.append(solvers.ddpm(model.schedule, model.tau(STEPS), variance="large"))
@@ -87,11 +89,11 @@ def draw(report: Report, output: pathlib.Path) -> None:
                 model.sample(COLUMNS, steps=STEPS, seed=SEED, guidance=3.0),
             ],
         )
-    with report.part("held-out digits (first row), encoded and decoded in 10, 20, 50 and 100 steps", "reconstruction.png"):
+    with report.part(f"held-out digits (first row), encoded and decoded in {several}", "reconstruction.png"):
         real = np.asarray(images.to_float(sources.mnist_5k("test")[:: 500 // COLUMNS]))
-        rows = [real, *(model.reconstruct(real, steps=steps) for steps in (10, 20, 50, 100))]
+        rows = [real, *(model.reconstruct(real, steps=steps) for steps in NUMBERS_OF_STEPS)]
         save("reconstruction.png", rows)
-    for steps, again in zip((10, 20, 50, 100), rows[1:]):
+    for steps, again in zip(NUMBERS_OF_STEPS, rows[1:]):
         error = np.mean(np.square((np.asarray(to_uint8(again), float) - np.asarray(to_uint8(real))) / 255))
         print(f"  reconstruction in {steps:3d} steps: mean squared error {error:.5f} a pixel in [0, 1]")
 
