@@ -16,9 +16,7 @@ from ddim_jax.models.network import Condition
 STAGES, LINE = 10, 11  # predictions shown of each image of a chain; images of a line, and of a side of a square
 
 
-def render(
-    plan: Plan, output: pathlib.Path, images: np.ndarray | None, condition: Condition, say: Callable[[str], None]
-) -> None:
+def render(plan: Plan, output: pathlib.Path, images: np.ndarray | None, condition: Condition, say: Callable[[str], None]) -> None:
     """Makes what a plan asks for.
 
     Args:
@@ -71,9 +69,9 @@ def render(
         save("inpainting.png", np.stack([x0, kept, painted]))
     if "restore" in plan.modes:
         index = np.arange(len(images))
-        drawn = [np.asarray(x) for x in plan.generator.batches(model.params, table, request.seed, index, request.batch_size, rows, extra)]
+        batches = plan.generator.batches(model.params, table, request.seed, index, request.batch_size, rows, extra)
         shown = np.broadcast_to(condition["image"], x0.shape)  # one of grey has a channel for all three
-        save("restoration.png", np.stack([shown, np.concatenate(drawn), x0]))
+        save("restoration.png", np.stack([shown, np.concatenate(list(batches)), x0]))
 
 
 def _check_output(plan: Plan, output: pathlib.Path, count: int) -> None:
@@ -88,9 +86,7 @@ def _check_output(plan: Plan, output: pathlib.Path, count: int) -> None:
         raise ValueError(f"{output / 'samples'} holds {min(more)} and more of another run: empty it, or give another output")
 
 
-def _draw(
-    plan: Plan, output: pathlib.Path, count: int, rows: Condition, extra: Mapping, say: Callable[[str], None]
-) -> None:
+def _draw(plan: Plan, output: pathlib.Path, count: int, rows: Condition, extra: Mapping, say: Callable[[str], None]) -> None:
     """Draws once, batch by batch, into all of the files that are asked for."""
     request, generator, done, kept = plan.request, plan.generator, 0, []
     with contextlib.ExitStack() as open_files:

@@ -126,7 +126,11 @@ def _check_used(request: Request, model: Model, modes: tuple[str, ...], restores
     readers = [  # fields, what reads them, and whether that is asked for
         (("mask", "repeats"), "the mode inpaint", "inpaint" in modes),
         (("images", "split"), f"modes that begin with real images ({', '.join(OF_IMAGES)})", needs_images),
-        (("solver", "eta", "order", "variance"), "other modes than reconstruct, which is DDIM at eta = 0", modes != ("reconstruct",)),
+        (
+            ("solver", "eta", "order", "variance"),
+            "other modes than reconstruct, which is DDIM at eta = 0",
+            modes != ("reconstruct",),
+        ),
         (("guidance",), "images that are drawn, or whose label is given", told),
         (("classifier_weight",), "classifier", request.classifier is not None),
     ]
@@ -186,5 +190,6 @@ def _check_classifier(classifier: Callable, model: Model) -> None:
         found = f"{type(error).__name__}: {error}"
     if found != (2,):
         raise ValueError(
-            f"the classifier must take (x_t [B, ...], t [B], label [B]) and give log p(label | x_t), [B]; for B = 2 it gave {found}"
+            "the classifier must take (x_t [B, ...], t [B], label [B]) and give log p(label | x_t), [B]; "
+            f"for B = 2 it gave {found}"
         )

@@ -4,7 +4,7 @@ import functools
 import json
 import os
 import pathlib
-from typing import Mapping
+from collections.abc import Mapping
 
 import jax.numpy as jnp
 import numpy as np

@@ -4,7 +4,7 @@ import functools
 import json
 import os
 import pathlib
-from typing import Mapping
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -139,7 +139,7 @@ def _data(image_size: int, channels: int) -> dict:
 
 
 def _parameters(config: Config, tensors: dict[str, Tensor], naming: names.Naming, source: str) -> dict:
-    """Our parameters by name from theirs, one in memory at a time. Raises ValueError, in their names, where the two do not fit."""
+    """Our parameters by name, one in memory at a time. Raises ValueError, in their names, where the two do not fit."""
     ours = traverse_util.flatten_dict(configuration.parameter_shapes(config), sep=".")
     theirs = {name: naming.name(name, len(config.model.multipliers)) for name in ours}
     expected = {theirs[name]: jax.eval_shape(functools.partial(naming.to_theirs, name), ours[name]) for name in ours}

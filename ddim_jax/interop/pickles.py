@@ -19,7 +19,8 @@ import pathlib
 import pickle
 import struct
 import zipfile
-from typing import Any, Callable, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np

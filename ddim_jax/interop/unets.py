@@ -1,7 +1,7 @@
 """Which network a checkpoint is for: config.model, from diffusers' unet/config.json and back, or from tensors alone."""
 
 import re
-from typing import Mapping
+from collections.abc import Mapping
 
 from ddim_jax import configuration
 from ddim_jax.configuration import Config

@@ -26,7 +26,10 @@ def run(main, *arguments, platforms="cpu"):
 @pytest.mark.parametrize(
     "main, message",
     [
-        ("images.grid(jax.numpy.zeros(3))", "a grid expects images [N, H, W, C] or [rows, columns, H, W, C]; this has shape (3,)"),
+        (
+            "images.grid(jax.numpy.zeros(3))",
+            "a grid expects images [N, H, W, C] or [rows, columns, H, W, C]; this has shape (3,)",
+        ),
         ("open('nowhere')", "[Errno 2] No such file or directory: 'nowhere'"),
     ],
     ids=["ours", "the system's"],

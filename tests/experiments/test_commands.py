@@ -146,7 +146,11 @@ def test_sample_says_what_is_wrong(file, tmp_path):
         ([*given, "--solver=heun"], 2, "flag --solver=heun: value should be one of <ddim|"),
         ([*given, classifier], 1, "a classifier needs label"),
         ([*given, classifier, "--label=six"], 2, "--label is six; expected whole numbers from 0"),
-        ([*given, "--classifier=tests.tiny:darkness", "--label=1"], 2, "--classifier is tests.tiny:darkness; expected MODULE:FUNC"),
+        (
+            [*given, "--classifier=tests.tiny:darkness", "--label=1"],
+            2,
+            "--classifier is tests.tiny:darkness; expected MODULE:FUNC",
+        ),
         ([*given, "--classifier=nowhere", "--label=1"], 2, "--classifier is nowhere; expected MODULE:FUNCTION"),
         ([*given, "--classifier=os:system", "--label=1"], 1, "the classifier must take (x_t [B, ...], t [B], label [B])"),
         (["--workdir=/nowhere"], 1, "/nowhere is not the folder of a training run"),
@@ -341,7 +345,7 @@ def test_train_convert_and_sample_follow_each_other(tmp_path):
         last = ended.splitlines()[-1]
         assert last.startswith(f"{run}: all 8 steps are done. More of them: --config.training.steps=N; with other settings")
         assert last.endswith(f"--config.training.initial_weights={run}") and "the same command goes on" not in ended
-    refused(other, 1, f"config.training.seed was 0, now 1. Go on with the old one, or give another folder")
+    refused(other, 1, "config.training.seed was 0, now 1. Go on with the old one, or give another folder")
     assert f"begin a new run with --config.training.initial_weights={run}" in other.err
 
     converted = command("convert", run, file, "--dtype=bfloat16")
@@ -359,7 +363,9 @@ def test_train_convert_and_sample_follow_each_other(tmp_path):
     assert not (tmp_path / "b.safetensors").exists() and not (tmp_path / "folder").exists()
 
     how = ["--num_images=2", "--steps=2", "--solver=ddpm", "--variance=large"]
-    ends = commands("sample", *([source, f"--output={tmp_path}/out", *how] for source in (f"--workdir={run}", f"--checkpoint={file}")))
+    ends = commands(
+        "sample", *([source, f"--output={tmp_path}/out", *how] for source in (f"--workdir={run}", f"--checkpoint={file}"))
+    )
     assert [(end.status, end.err) for end in ends] == 2 * [(0, "")]
 
 

@@ -122,7 +122,10 @@ def test_a_line_between_two_latents(model):
     "use, message",
     [
         (lambda m: m.sample(2, solver="heun"), "unknown solver 'heun'; expected one of ddim, ddpm, dpmpp_2m, plms, unipc"),
-        (lambda m: m.sample(2, spacing="karras"), "unknown spacing 'karras'; expected one of linspace, leading, trailing, quadratic, logsnr"),
+        (
+            lambda m: m.sample(2, spacing="karras"),
+            "unknown spacing 'karras'; expected one of linspace, leading, trailing, quadratic, logsnr",
+        ),
         (lambda m: m.sample(2, steps=101), "cannot choose 101 sampling steps out of 100"),
         (lambda m: m.sample(2, solver="unipc", eta=0.0), "eta is of ddim, but the solver is unipc: set solver, or leave it out"),
         (lambda m: m.sample(2, order=2), "order is of plms and unipc, but the solver is ddim"),
