@@ -81,14 +81,9 @@ def draw(report: Report, output: pathlib.Path) -> None:
         tables.append(solvers.ddpm(model.schedule, model.tau(STEPS), variance="large"))
         save("eta.png", [generator.sample(params, table, x, keys, row) for table in tables])
     with report.part("the same latents without labels, with them, and guided by them with weight 3 (rows)", "guidance.png"):
-        save(
-            "guidance.png",
-            [
-                model.decode(x, steps=STEPS),
-                model.decode(x, steps=STEPS, label=row["label"]),
-                model.sample(COLUMNS, steps=STEPS, seed=SEED, guidance=3.0),
-            ],
-        )
+        without, told = (model.decode(x, steps=STEPS, label=each) for each in (None, row["label"]))
+        guided = model.sample(COLUMNS, steps=STEPS, seed=SEED, guidance=3.0)
+        save("guidance.png", [without, told, guided])
     with report.part(f"held-out digits (first row), encoded and decoded in {several}", "reconstruction.png"):
         real = np.asarray(images.to_float(sources.mnist_5k("test")[:: 500 // COLUMNS]))
         rows = [real, *(model.reconstruct(real, steps=steps) for steps in NUMBERS_OF_STEPS)]

@@ -7,7 +7,7 @@
     python -m experiments.sample --workdir=runs/cifar10 --modes=inpaint --images=FOLDER --mask=MASK.png --repeats=5 --eta=1
     python -m experiments.sample --workdir=runs/upscale --modes=restore
 
-Modes, each of which writes one thing into --output; "all" is each that can be had:
+Modes, each of which writes one thing into --output; "all" is each that this network and these flags have what it needs for:
     grid         samples.png
     files        samples/000000.png, ...
     npz          samples.npz, key "samples", uint8 [N, H, W, C]
