@@ -76,7 +76,8 @@ class Model:
 
     def tau(self, steps: int | None = None, spacing: str | None = None) -> np.ndarray:
         """The sub-sequence of steps [S+1]."""
-        steps, spacing = steps or self.defaults.steps, spacing or self.defaults.spacing
+        steps = self.defaults.steps if steps is None else steps
+        spacing = self.defaults.spacing if spacing is None else spacing
         if spacing not in SPACINGS:
             raise ValueError(f"unknown spacing {spacing!r}; expected one of {', '.join(SPACINGS)}")
         if spacing == "logsnr":
@@ -107,7 +108,7 @@ class Model:
         if not self.num_classes:
             raise ValueError("a label was given, but the network was not trained on classes")
         labels = np.atleast_1d(np.asarray(label))
-        if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= self.num_classes:
+        if not labels.size or labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= self.num_classes:
             raise ValueError(f"label is {label}; the classes are 0 to {self.num_classes - 1}")
         return rows | {"label": np.resize(labels.astype(np.int32), count)}
 
@@ -130,6 +131,8 @@ class Model:
         Example i of a seed is the same at any batch size, on any number of devices. `guidance` is the weight of
         classifier-free guidance (1: none; it needs a network that was trained with its condition withheld at times).
         """
+        if num < 1:
+            raise ValueError(f"num is {num}; expected how many examples to draw, at least 1")
         table = self.table(steps, spacing, solver, **arguments)
         if label is None and self.num_classes:
             label = range(self.num_classes)
