@@ -76,7 +76,8 @@ def _is_refusal(error: Exception) -> bool:
         return True
     *_, (frame, line) = traceback.walk_tb(error.__traceback__)
     statement = linecache.getline(frame.f_code.co_filename, line).strip()
-    return frame.f_globals["__name__"].split(".")[0] in ("ddim_jax", "experiments", "__main__") and statement.startswith("raise")
+    module = frame.f_globals.get("__spec__")  # of a command its own, though it is called __main__
+    return module is not None and module.name.split(".")[0] in ("ddim_jax", "experiments") and statement.startswith("raise")
 
 
 def _missing_device() -> str | None:

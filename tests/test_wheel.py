@@ -26,15 +26,10 @@ for module in pkgutil.walk_packages(ddim_jax.__path__, "ddim_jax."):
 
 SAMPLE = """
 import numpy as np
-from ddim_jax.diffusion import solvers
-from ddim_jax.inference import weights
-from ddim_jax.inference.generate import Generator
+import ddim_jax
+from ddim_jax import weights
 
-model = weights.load(weights.DIGITS)
-generator = Generator(model.config)
-x, keys = generator.latents(seed=0, index=np.arange(2))
-table = solvers.ddim(generator.schedule, generator.tau(5, "quadratic"))
-np.save("digits.npy", generator.sample(model.params, table, x, keys, {"label": np.array([3, 8])}))
+np.save("digits.npy", ddim_jax.load(weights.DIGITS).sample(2, steps=5, spacing="quadratic", label=[3, 8]))
 """
 
 TYPES = """

@@ -9,7 +9,7 @@ LARGEST_SEED = 2**31 - 1
 
 def check_seed(seed: int) -> int:
     """The seed. Raises ValueError unless it is a whole number from 0 to 2**31 - 1, which no two of are the same key."""
-    if seed not in range(LARGEST_SEED + 1):
+    if seed != int(seed) or not 0 <= seed <= LARGEST_SEED:
         raise ValueError(f"the seed is {seed}; expected a whole number from 0 to {LARGEST_SEED}")
     return int(seed)
 

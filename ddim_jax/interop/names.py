@@ -7,7 +7,7 @@ keeps level i as up.i, and diffusers begins at the deepest.
 """
 
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,7 +30,7 @@ class Naming(NamedTuple):
         theirs = self.places.get(place) or self.places.get(re.sub(r"\d+", "#", place), place)
         return theirs.format(*numbers, rank=levels - 1 - numbers[0] if numbers else None)
 
-    def to_theirs(self, ours: str, array):
+    def to_theirs(self, ours: str, array: Any) -> Any:
         """Our array in their layout: a view."""
         if array.ndim == 4:
             return array.transpose(3, 2, 0, 1)

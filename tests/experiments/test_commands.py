@@ -331,7 +331,7 @@ runpy.run_module("experiments." + sys.argv.pop(1), run_name="__main__", alter_sy
     assert "The figure to write." in done.stdout and "Traceback" not in done.stderr
     done = python("-c", script, "prepare", "--name=cifar10", "--directory=/nowhere")
     assert done.returncode == 1 and done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
-    assert "this needs the extra 'prepare'" in done.stderr
+    assert "it comes with the extra 'prepare'" in done.stderr
 
 
 @pytest.mark.slow
