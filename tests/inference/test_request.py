@@ -131,9 +131,8 @@ def test_a_model_whose_own_solver_is_another_takes_repeats_with_eta_alone():
     model = small.model(defaults=Defaults(10, "trailing", "ddpm", {"eta": 1.0, "variance": "large"}))
     with pytest.raises(ValueError, match="repeats is of the solver ddim: set solver to it"):
         plan(Request(modes=("inpaint",), mask=MASK, repeats=3), model, False)
-    assert (
-        len(plan(Request(modes=("inpaint",), mask=MASK, repeats=3, eta=1.0), model, False).painting_table.t) == 28
-    )  # the last of 10 once
+    found = plan(Request(modes=("inpaint",), mask=MASK, repeats=3, eta=1.0), model, False)
+    assert len(found.painting_table.t) == 28  # each of 10 steps three times, the last of them once
 
 
 def cells(path, rows, columns):
