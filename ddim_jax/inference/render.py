@@ -19,16 +19,14 @@ STAGES, LINE = 10, 11  # predictions shown of each image of a chain; images of a
 def render(plan: Plan, output: pathlib.Path, images: np.ndarray | None, condition: Condition, say: Callable[[str], None]) -> None:
     """Makes what a plan asks for.
 
-    Args:
-        plan: of `request.plan`.
-        output: the folder to write to, which is made where it is not there.
-        images: real images uint8 [N, H, W, C] where plan.needs_images, at most request.num_images.
-        condition: what the network is told of these images besides their class, arrays [N, ...].
-        say: called with a line of progress, now and then.
+    plan:      of `request.plan`.
+    output:    the folder to write to, which is made where it is not there.
+    images:    real images uint8 [N, H, W, C] where plan.needs_images, at most request.num_images.
+    condition: what the network is told of these images besides their class, arrays [N, ...].
+    say:       called with a line of progress, now and then.
 
-    Raises:
-        ValueError: before anything is drawn, where the folder cannot be written to, or holds samples of another run.
-        FloatingPointError: where what is drawn is not finite.
+    Raises ValueError before anything is drawn, where the folder cannot be written to, or holds samples of another run;
+    FloatingPointError where what is drawn is not finite.
     """
     request, model = plan.request, plan.model
     batch_size = request.batch_size

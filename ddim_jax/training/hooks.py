@@ -22,15 +22,13 @@ def held_out_loss(
 
     Example i is taken at the i-th of num_examples even steps t, in an order that the seed shuffles. Hosts share the work.
 
-    Args:
-        task: its network, schedule, loss, `prepare` and teacher are what is asked; without dropout, all conditions told.
-        source: held-out examples, of the kind of task.source.
-        num_examples: how many of them, from the first on; fewer where there are not so many.
-        batch_size: how many at once on a host, in batches that its devices divide.
-        seed: of t, noise and what `prepare` draws.
+    task:         its network, schedule, loss, `prepare` and teacher are what is asked; without dropout, all conditions told.
+    source:       held-out examples, of the kind of task.source.
+    num_examples: how many of them, from the first on; fewer where there are not so many.
+    batch_size:   how many at once on a host, in batches that its devices divide.
+    seed:         of t, noise and what `prepare` draws.
 
-    Returns:
-        For a `Hook`: parameters -> {"held_out_loss": their mean loss}.
+    Returns For a `Hook`: parameters -> {"held_out_loss": their mean loss}.
     """
     count = min(num_examples, sources.num_examples(source))
     order_key, uniform_key, noise_key, prepare_key = jax.random.split(stream(seed, "held-out loss"), 4)
