@@ -28,7 +28,7 @@ def held_out_loss(
     batch_size:   how many at once on a host, in batches that its devices divide.
     seed:         of t, noise and what `prepare` draws.
 
-    Returns For a `Hook`: parameters -> {"held_out_loss": their mean loss}.
+    Returns what a `Hook` runs: parameters -> {"held_out_loss": their mean loss}.
     """
     count = min(num_examples, sources.num_examples(source))
     order_key, uniform_key, noise_key, prepare_key = jax.random.split(stream(seed, "held-out loss"), 4)
