@@ -20,7 +20,7 @@ ALLOWED = {
     "common": set(),
     "diffusion": set(),
     "models": set(),
-    "evaluation": set(),
+    "evaluation": {"common", "data", "diffusion", "inference", "models"},
     "data": {"common"},
     "training": {"common", "data", "diffusion", "models"},
     "inference": {"common", "data", "diffusion", "models"},

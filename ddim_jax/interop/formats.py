@@ -13,10 +13,11 @@ import numpy as np
 from flax import traverse_util
 
 from ddim_jax import configuration, weights
+from ddim_jax.common import tensor_files
 from ddim_jax.common.arrays import check_fit
+from ddim_jax.common.pickles import Tensor
 from ddim_jax.configuration import Config
-from ddim_jax.interop import files, names, schedulers, unets
-from ddim_jax.interop.pickles import Tensor
+from ddim_jax.interop import names, schedulers, unets
 from ddim_jax.weights import Weights
 
 FORMATS = {
@@ -55,7 +56,7 @@ def read(path: str | os.PathLike, format: str | None = None, image_size: int | N
         if image_size is not None:
             raise ValueError(f"image_size is {image_size}, but {path} is of ours and says its size itself: leave it out")
         return weights.read(file or path)
-    tensors = files.tensors(file)
+    tensors = tensor_files.tensors(file)
     format = format or _detect(tensors, file)
     if format == "ermongroup":
         shapes = {name: tensor.shape for name, tensor in tensors.items()}

@@ -7,8 +7,9 @@ import pathlib
 import numpy as np
 from flax import traverse_util
 
+from ddim_jax.common import tensor_files
 from ddim_jax.common.files import whole_folder
-from ddim_jax.interop import files, schedulers, unets
+from ddim_jax.interop import schedulers, unets
 from ddim_jax.interop.names import DIFFUSERS
 from ddim_jax.weights import Weights
 
@@ -28,7 +29,7 @@ def save(folder: str | os.PathLike, weights: Weights) -> None:
         _write_json(part / "model_index.json", index)
         _write_json(part / "unet" / "config.json", unet)
         _write_json(part / "scheduler" / "scheduler_config.json", scheduler)
-        files.write(part / "unet" / "diffusion_pytorch_model.safetensors", views)
+        tensor_files.write(part / "unet" / "diffusion_pytorch_model.safetensors", views)
 
 
 def _write_json(path: pathlib.Path, content: dict) -> None:

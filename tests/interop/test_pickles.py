@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ddim_jax import interop
-from ddim_jax.interop import pickles
+from ddim_jax.common import pickles
 
 LEGACY = dict(_use_new_zipfile_serialization=False)
 

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 
+from ddim_jax.common import pickles
 from ddim_jax.common.files import check_digest, whole
-from ddim_jax.interop import pickles
-from ddim_jax.interop.pickles import Tensor
+from ddim_jax.common.pickles import Tensor
 
 _DTYPES: dict[str, Any] = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}  # others are no weights
 
