@@ -149,7 +149,7 @@ def test_a_folder_is_written_whole_or_not_at_all(model, tmp_path, monkeypatch):
         raise OSError("disk full")
 
     with monkeypatch.context() as patched:
-        patched.setattr(files, "write", fails_in_the_middle)
+        patched.setattr(tensor_files, "write", fails_in_the_middle)
         with pytest.raises(OSError, match="disk full"):
             to_diffusers.save(tmp_path / "out", model)
     assert not list(tmp_path.iterdir())
