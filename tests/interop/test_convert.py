@@ -16,6 +16,7 @@ from flax import traverse_util
 
 from configs import cifar10
 from ddim_jax import configuration, interop, weights
+from ddim_jax.common import tensor_files
 from ddim_jax.interop import to_diffusers
 from ddim_jax.training.checkpoints import Checkpoints
 from tests.interop import published
