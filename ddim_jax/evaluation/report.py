@@ -159,7 +159,9 @@ def _draw(plot: Plot) -> bytes:
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         axes.spines["bottom"].set(visible=True, color="#888888")
-        for text in figure.legend(axes.lines, list(series), loc="outside right upper", frameon=False).get_texts():
+        columns = max(1, math.ceil(len(series) / 16))  # more lines have no room below each other
+        legend = figure.legend(axes.lines, list(series), loc="outside right upper", frameon=False, ncols=columns)
+        for text in legend.get_texts():
             text.set_parse_math(False)
         content = io.BytesIO()
         figure.savefig(content, format="png", metadata={"Software": None})  # else the version of matplotlib is in it
