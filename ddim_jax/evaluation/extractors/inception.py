@@ -25,7 +25,8 @@ from ddim_jax.common import files, tensor_files
 from ddim_jax.evaluation.features import Extractor
 
 FILE = "pt_inception-2015-12-05-6726825d.pth"
-URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{FILE}"  # 95,628,359 bytes
+URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{FILE}"
+SIZE = 95_628_359  # bytes
 DIGEST = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # SHA-256
 SIDE = 299  # of the images that the network sees
 
@@ -68,8 +69,8 @@ def _check(path: pathlib.Path, source: str | os.PathLike) -> None:
     found = files.digest(path)
     if found != DIGEST:
         raise ValueError(
-            f"{source} has {path.stat().st_size} bytes and SHA-256 {found}; expected {DIGEST}, the weights of Inception-v3: "
-            f"remove it and fetch {URL} again"
+            f"{source} has {path.stat().st_size} bytes and SHA-256 {found}; expected the weights of Inception-v3, which have "
+            f"{SIZE} and {DIGEST}: get them from {URL}"
         )
 
 
