@@ -201,8 +201,10 @@ def test_refuses_other_weights(weights):
     fewer = {name: array for name, array in weights.items() if name != "Mixed_7c.branch_pool.bn.bias"}
     with pytest.raises(ValueError, match=r"there is no Mixed_7c\.branch_pool\.bn\.bias; expected those of https://"):
         inception.extractor(fewer, "")
-    with pytest.raises(ValueError, match=r"there is fc.weight \[1000, 2048\], not \[1008, 2048\] and 1 more such; expected"):
-        inception.extractor({**fewer, "fc.weight": weights["fc.weight"][:1000]}, "")
+    with pytest.raises(ValueError, match=r"there is fc.weight \[1000, 2048\], not \[1008, 2048\]; expected those of"):
+        inception.extractor({**weights, "fc.weight": weights["fc.weight"][:1000]}, "")
+    with pytest.raises(ValueError, match="there is no Conv2d_1a_3x3.conv.weight and 470 more such; expected those of"):
+        inception.extractor({}, "")
 
 
 def test_refuses_other_files(tmp_path):
@@ -214,7 +216,7 @@ def test_refuses_other_files(tmp_path):
             refused()
         digest = hashlib.sha256(b"something else").hexdigest()
         assert f"has 14 bytes and SHA-256 {digest}; expected" in str(error.value) and "\n" not in str(error.value)
-        assert f"95628359 and {inception.DIGEST}: get them from https://github.com/mseitzer" in str(error.value)
+        assert f"95628359 bytes and {inception.DIGEST}: get them from https://github.com/mseitzer" in str(error.value)
 
 
 @pytest.fixture
