@@ -15,6 +15,7 @@ from PIL import Image
 from configs import demo as demo_config
 from ddim_jax import configuration, weights
 from ddim_jax.data import sources
+from ddim_jax.evaluation.extractors import inception
 from tests import tiny
 from tests.inference.test_generate import CONFIG, PARAMS
 
@@ -320,7 +321,7 @@ def test_help_shows_the_fields_of_the_configuration():
 
 
 @pytest.mark.slow
-def test_what_only_some_machines_have_is_not_needed_for_help():
+def test_what_only_some_machines_have_is_not_needed_for_help(tmp_path):
     """Where matplotlib and TensorFlow are not installed."""
     script = """
 import runpy, sys
@@ -332,6 +333,10 @@ runpy.run_module("experiments." + sys.argv.pop(1), run_name="__main__", alter_sy
     done = python("-c", script, "prepare", "--name=cifar10", "--directory=/nowhere")
     assert done.returncode == 1 and done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
     assert "it comes with the extra 'prepare'" in done.stderr
+    (tmp_path / inception.FILE).write_text("something else")
+    done = python("-c", script, "prepare", "--name=inception", f"--directory={tmp_path}")
+    assert done.returncode == 1 and done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
+    assert f"expected the weights of Inception-v3, which have {inception.SIZE} bytes" in done.stderr
 
 
 @pytest.mark.slow

@@ -1,8 +1,8 @@
 """The Inception-v3 by whose features FID is defined: TensorFlow's network of December 2015, in Flax.
 
-Every published FID is of this network and these weights (Heusel et al., arXiv 1706.08500), today mostly as pytorch-fid ported
-them to PyTorch; torchvision's Inception-v3 is another. What is its own, beside the weights: images are resized as TensorFlow 1
-did it, averages leave out the padding, and the last block takes a maximum where all others take an average.
+FID is defined with this network and these weights (Heusel et al., arXiv 1706.08500), which pytorch-fid ported to PyTorch;
+torchvision's Inception-v3 is another. What is its own, beside the weights: images are resized as TensorFlow 1 did it, averages
+leave out the padding, and the last block takes a maximum where all others take an average.
 
 Parameters are named as in pytorch-fid's file, but each batch normalisation is folded into its convolution.
 """
@@ -70,7 +70,7 @@ def _check(path: pathlib.Path, source: str | os.PathLike) -> None:
     if found != DIGEST:
         raise ValueError(
             f"{source} has {path.stat().st_size} bytes and SHA-256 {found}; expected the weights of Inception-v3, which have "
-            f"{SIZE} and {DIGEST}: get them from {URL}"
+            f"{SIZE} bytes and {DIGEST}: get them from {URL}"
         )
 
 
