@@ -43,16 +43,17 @@ def whole_folder(folder: str | os.PathLike) -> Iterator[pathlib.Path]:
 def write_digest(path: pathlib.Path) -> None:
     """Writes the SHA-256 of a file into PATH.sha256 beside it, as `sha256sum` does."""
     with whole(path.with_name(path.name + ".sha256")) as part:
-        part.write_text(f"{_digest(path)}  {path.name}\n")
+        part.write_text(f"{digest(path)}  {path.name}\n")
 
 
 def check_digest(path: pathlib.Path) -> None:
     """Raises ValueError where a file PATH.sha256 lies beside this one and was written for another."""
     recorded = path.with_name(path.name + ".sha256")
-    if recorded.exists() and recorded.read_text().split()[0] != _digest(path):
+    if recorded.exists() and recorded.read_text().split()[0] != digest(path):
         raise ValueError(f"{path} is not the file that {recorded.name} was written for: it is damaged, fetch it again")
 
 
-def _digest(path: pathlib.Path) -> str:
+def digest(path: pathlib.Path) -> str:
+    """The SHA-256 of a file, in 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

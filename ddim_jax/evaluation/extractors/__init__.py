@@ -1,0 +1,1 @@
+"""Networks that describe images: each file loads one as a `features.Extractor`."""
