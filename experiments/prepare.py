@@ -5,18 +5,30 @@ Needs the extra `ddim_jax[prepare]` (TensorFlow); training then reads the result
 A file that cannot be downloaded can be put into DIR/downloads/manual by hand: the error lists names, addresses, sizes and
 SHA-256 sums. CelebA lies on Google Drive, which at times refuses. Where you have only its images, unpack img_align_celeba.zip
 and train with --config.data.name=folder --config.data.directory=DIR/img_align_celeba, for which nothing is to be prepared.
+
+--name=inception downloads into DIR the weights of the network that FID is computed with (96 MB); that needs no extra.
 """
+
+import os
+import pathlib
 
 from absl import flags
 
 from ddim_jax.data import tfds
+from ddim_jax.evaluation.extractors import inception
 from experiments import command
 
-_NAME = flags.DEFINE_string("name", None, "cifar10, celeb_a, lsun/bedroom, lsun/church_outdoor, ...", required=True)
+_NAME = flags.DEFINE_string(
+    "name", None, "cifar10, celeb_a, lsun/bedroom, lsun/church_outdoor, ..., or inception.", required=True
+)
 _DIRECTORY = flags.DEFINE_string("directory", None, "TFDS's data_dir; by default $TFDS_DATA_DIR or ~/tensorflow_datasets.")
 
 
 def main(_):
+    if _NAME.value == "inception":
+        directory = _DIRECTORY.value or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+        print(f"the weights of Inception-v3 are in {inception.fetch(pathlib.Path(directory).expanduser())}")
+        return
     print(f"preparing {_NAME.value}: files that lie in downloads/manual of the directory are not downloaded (see --help)")
     print(f"{_NAME.value} is ready in {tfds.prepare(_NAME.value, _DIRECTORY.value)}")
 

@@ -54,6 +54,6 @@ def check_digest(path: pathlib.Path) -> None:
 
 
 def digest(path: pathlib.Path) -> str:
-    """The SHA-256 of a file, in 64 hexadecimal digits."""
+    """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -5,8 +5,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ddim_jax.common.devices import LocalDevices
 from ddim_jax.common.seeds import stream
 from ddim_jax.diffusion import process, sampling
 from ddim_jax.diffusion.schedule import Schedule
@@ -46,9 +46,7 @@ class Generator:
     ):
         self.network, self.schedule, self.shape = network, schedule, shape
         self.process = process or gaussian(schedule)
-        mesh = Mesh(np.array(jax.local_devices()), ("batch",))
-        self._split = NamedSharding(mesh, PartitionSpec("batch"))
-        self._everywhere = NamedSharding(mesh, PartitionSpec())
+        self._devices = LocalDevices()
         self._build = build
         self._compiled = jax.jit(self._run, static_argnames=("record", "rows"))
 
@@ -131,10 +129,8 @@ class Generator:
                     "this table draws noise: give the keys that came with the latents, or a table without noise (eta = 0)"
                 )
             keys = jax.random.split(jax.random.key(0), count)  # never used: every noise weight is 0
-        even = np.arange(count + -count % self._split.num_devices) % count  # repeats a few until the devices divide them
-        by_row = jax.tree.map(lambda a: a[even], (x, keys, dict(condition), dict(extra)))
-        params, table = jax.device_put((params, table), self._everywhere)
-        x, keys, condition, extra = jax.device_put(by_row, self._split)
+        params, table = self._devices.everywhere((params, table))
+        x, keys, condition, extra = self._devices.split((x, keys, dict(condition), dict(extra)))
         x, records = self._compiled(params, condition, extra, table, x, keys, record=record, rows=rows)
         return x[:count], jax.tree.map(lambda a: a[:, :count], records)
 
@@ -157,7 +153,7 @@ class Generator:
 
         Raises FloatingPointError where what is drawn is not finite.
         """
-        params = jax.device_put(params, self._everywhere)
+        params = self._devices.everywhere(params)
         batch_size = min(batch_size, len(index))
         for first in range(0, len(index), batch_size):
             place = (first + np.arange(batch_size)) % len(index)  # the last batch is filled up, not compiled anew

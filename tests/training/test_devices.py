@@ -78,14 +78,21 @@ def test_a_batch_that_the_devices_do_not_divide(tmp_path):
 
 def together(workdir, steps, every=2, hooks_every=1):
     """Two processes of two devices each, that train one network."""
+    return two_processes(
+        "-m", "experiments.train", "--config=tests/tiny.py", f"--workdir={workdir}", "--multihost",
+        "--config.model.dropout=0.0", f"--config.training.steps={steps}", f"--config.training.checkpoint_every={every}",
+        f"--config.training.sample_every={hooks_every}", f"--config.training.held_out_every={hooks_every}",
+    )  # fmt: skip
+
+
+def two_processes(*arguments):
+    """Two processes of two devices each, which find each other."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     return [
         python(
-            "-m", "experiments.train", "--config=tests/tiny.py", f"--workdir={workdir}", "--multihost",
-            "--config.model.dropout=0.0", f"--config.training.steps={steps}", f"--config.training.checkpoint_every={every}",
-            f"--config.training.sample_every={hooks_every}", f"--config.training.held_out_every={hooks_every}",
+            *arguments,
             JAX_NUM_CPU_DEVICES="2", JAX_CPU_COLLECTIVES_IMPLEMENTATION="gloo",
             SLURM_JOB_ID="1", SLURM_STEP_NODELIST="127.0.0.1", SLURM_NTASKS="2",  # which JAX looks for, as for a TPU pod
             SLURM_PROCID=str(process), SLURM_LOCALID=str(process), JAX_COORDINATOR_PORT=str(port),
