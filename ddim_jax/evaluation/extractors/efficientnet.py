@@ -24,7 +24,13 @@ _HIGHEST = jax.lax.Precision.HIGHEST  # float32 on every device
 _STAGES = ((1, 1), (2, 2), (2, 2), (3, 2), (3, 1), (4, 2), (1, 1))  # (blocks, stride of the first) of each
 _STRIDES = [stride if i == 0 else 1 for blocks, stride in _STAGES for i in range(blocks)]
 _NORM = ("weight", "bias", "running_mean", "running_var")  # of batch normalisation
-_NORM_OF = {"_expand_conv": "_bn0", "_depthwise_conv": "_bn1", "_project_conv": "_bn2", "_conv_stem": "_bn0", "_conv_head": "_bn1"}
+_NORM_OF = {
+    "_expand_conv": "_bn0",
+    "_depthwise_conv": "_bn1",
+    "_project_conv": "_bn2",
+    "_conv_stem": "_bn0",
+    "_conv_head": "_bn1",
+}
 
 
 def load() -> Extractor:
