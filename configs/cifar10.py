@@ -70,6 +70,8 @@ def get_config() -> ml_collections.ConfigDict:
             log_every=100,
             sample_every=5000,
             held_out_every=0,  # the loss on held-out images; 0: never
+            distance_every=0,  # the distance of samples from training images, by which the best weights are kept; 0: never
+            distance_samples=2000,  # that it is of
             checkpoint_every=5000,
         )
     )

@@ -24,6 +24,12 @@ from ddim_jax.data import degrading, sources
 from ddim_jax.diffusion import discrete, distillation, losses
 from ddim_jax.diffusion import schedule as schedules
 from ddim_jax.diffusion.schedule import Schedule
+from ddim_jax.evaluation import measuring, reference
+from ddim_jax.evaluation.extractors import classifier, efficientnet, inception
+from ddim_jax.evaluation.features import Extractor, check_channels, describer
+from ddim_jax.evaluation.measuring import Describe
+from ddim_jax.evaluation.moments import frechet_distance
+from ddim_jax.evaluation.reference import Reference
 from ddim_jax.inference import pictures, processes
 from ddim_jax.inference.model import Defaults, Model
 from ddim_jax.models.network import Network, from_linen
@@ -33,7 +39,7 @@ from ddim_jax.training.loop import check_batch_size
 from ddim_jax.training.step import make_optimizer, warm_up
 from ddim_jax.training.task import Hook, Task
 
-FORMAT = 2  # of what `save` writes; 1 is of the first runs and weights, which name none
+FORMAT = 3  # of what `save` writes; 1 is of the first runs and weights, which name none
 _SCHEDULES = {
     "linear": schedules.linear,
     "scaled_linear": schedules.scaled_linear,
@@ -41,6 +47,7 @@ _SCHEDULES = {
     "betas": lambda num_steps, betas: schedules.from_betas(betas),
 }
 _DTYPES = ("float32", "bfloat16")
+EXTRACTORS = ("classifier", "efficientnet", "inception")  # of features, that samples are judged by
 _RANGES = {  # of the numbers that nothing else checks: at least, at most
     "diffusion.num_steps": (1, math.inf),
     "training.seed": (0, LARGEST_SEED),
@@ -51,6 +58,8 @@ _RANGES = {  # of the numbers that nothing else checks: at least, at most
     "training.sample_every": (1, math.inf),
     "training.checkpoint_every": (1, math.inf),
     "training.held_out_every": (0, math.inf),
+    "training.distance_every": (0, math.inf),
+    "training.distance_samples": (2, math.inf),
     "training.learning_rate": (0, math.inf),
     "training.warmup_steps": (0, math.inf),
     "training.grad_clip": (0, math.inf),
@@ -61,7 +70,7 @@ _RANGES = {  # of the numbers that nothing else checks: at least, at most
 }
 _FREE_TO_CHANGE = {  # when a run goes on
     *(f"training.{field}" for field in ("steps", "steps_per_call", "log_every", "sample_every", "checkpoint_every")),
-    *("training.held_out_every", "training.dtype", "training.remat"),
+    *("training.held_out_every", "training.distance_every", "training.dtype", "training.remat"),
     *("data.directory", "data.memory_limit_mb", "data.held_out_split"),
 }
 
@@ -80,6 +89,11 @@ def check(config: Config) -> None:
         raise ValueError(f"config.data.degrade is {config.data.degrade!r}; expected one of {known}, or '' for none")
     if config.data.degrade and config.diffusion.categories:
         raise ValueError("config.data.degrade is of networks with Gaussian noise: set config.diffusion.categories to 0")
+    if config.training.distance_every and (config.data.degrade or config.diffusion.categories):
+        raise ValueError(
+            "config.training.distance_every is of networks with Gaussian noise that draw freely, without an image that they are "
+            "told: set it to 0"
+        )
     if config.diffusion.categories and not 2 <= config.diffusion.categories <= 256:
         raise ValueError(
             f"config.diffusion.categories is {config.diffusion.categories}; expected 2 to 256, or 0 for Gaussian noise"
@@ -220,6 +234,67 @@ def held_out_images(config: Config, count: int, folder: str | None = None, split
     return np.asarray(sources.take(source, np.arange(count) * len(source) // count))
 
 
+def some_examples(config: Config, count: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """At most `count` training images uint8 [N, H, W, C], evenly spread over the data set, and their classes if it has any."""
+    data = config.data
+    source = _load(config)
+    chosen = np.arange(min(count, len(source))) * len(source) // min(count, len(source))
+    try:
+        labels = sources.labels(data.name, split=data.split, directory=data.directory)[chosen]
+    except ValueError:  # a data set without classes
+        labels = None
+    return np.asarray(sources.take(source, chosen)), labels
+
+
+def make_extractor(config: Config, name: str | None = None, path: str | os.PathLike | None = None) -> Extractor:
+    """What samples of this data set are judged by: one of EXTRACTORS, by default its classifier where one ships, or efficientnet.
+
+    path: the weights of inception.
+    Raises ValueError where there is no such classifier, or a path for an extractor that needs none, or none for inception.
+    """
+    data = config.data.name
+    name = name or ("classifier" if data in classifier.SHIPPED else "efficientnet")
+    if name not in EXTRACTORS:
+        raise ValueError(f"unknown extractor {name!r}; expected one of {', '.join(EXTRACTORS)}")
+    if (path is None) == (name == "inception"):
+        needs = (
+            "needs the path of its weights, the file that users of pytorch-fid have" if path is None else "brings its own weights"
+        )
+        raise ValueError(f"the extractor {name} {needs}")
+    if path is not None:
+        return inception.load(path)
+    if name == "efficientnet":
+        return efficientnet.load()
+    if data not in classifier.SHIPPED:
+        raise ValueError(f"no classifier ships for {data!r}, only for {', '.join(classifier.SHIPPED)}: choose efficientnet")
+    return classifier.load(classifier.SHIPPED[data])
+
+
+def make_reference(config: Config, extractor: Extractor, describe: Describe, folder: str | os.PathLike) -> Reference:
+    """The statistics of the training images: from the folder if they are there, or else made and kept there."""
+    data, source = config.data, _load(config)
+    name = f"{data.name} {data.split}" if data.name != "folder" else f"folder {pathlib.Path(data.directory).name}"
+    directory = data.directory if data.name == "folder" else None
+    told = {"data": data.name, "split": data.split, "directory": directory, "count": len(source)}
+    made = told | _form(config) | reference.describing(extractor)
+    return reference.cached(folder, name, made, lambda: reference.of_images(source, name, made, describe))
+
+
+def read_reference(config: Config, extractor: Extractor, path: str | os.PathLike) -> Reference:
+    """The statistics in a file. Raises ValueError where they were made by another extractor, or of images of another form."""
+    found = reference.load(path)
+    features = jax.eval_shape(
+        extractor.apply, extractor.params, jax.ShapeDtypeStruct((1, *image_shape(config)[:2], extractor.channels), np.uint8)
+    )["features"]
+    reference.check(found, _form(config) | reference.describing(extractor), features.shape[-1])
+    return found
+
+
+def _form(config: Config) -> dict[str, Any]:
+    """How the images of config.data are made of those on disk."""
+    return {"shape": list(image_shape(config)), "crop": config.data.crop}
+
+
 def make_prepare(config: Config) -> Callable:
     """From images to x_0 and conditions, as config.data says."""
     degrade = degrading.DEGRADATIONS[config.data.degrade] if config.data.degrade else None
@@ -268,6 +343,26 @@ def make_hooks(config: Config, task: Task) -> list[Hook]:
         loss = hooks.held_out_loss(task, make_source(config, config.data.held_out_split))
         made.append(Hook(config.training.held_out_every, loss))
     return made
+
+
+def make_judge(config: Config, folder: str | os.PathLike) -> Callable[[Any], dict[str, float]]:
+    """The distance of samples from the training images: parameters -> {"distance": ...}, for a `Hook`.
+
+    It is of config.training.distance_samples samples, drawn as config.sampling says, by the default extractor of the data set.
+    folder: where the statistics of the training images are kept.
+    """
+    model, extractor = make_model(config, None), make_extractor(config)
+    check_channels(extractor, config.data.channels)
+    describe = describer(extractor)
+    real = make_reference(config, extractor, describe, folder).measured.moments
+    generator, table, count = model.generator(), model.table(), config.training.distance_samples
+    told, seed = model.told(count, model.classes), config.training.seed
+
+    def run(params: Any) -> dict[str, float]:
+        measured = measuring.measure_samples(generator, params, table, describe, seed, 256, told, count)
+        return {"distance": frechet_distance(measured.moments, real)}
+
+    return run
 
 
 def run_arguments(config: Config) -> dict[str, int]:
@@ -339,12 +434,18 @@ def from_json(text: str, source: str) -> Config:
     written = fields.pop("format", 1)
     if written > FORMAT:
         raise ValueError(f"{source} has format {written}, of a newer ddim_jax; this one reads up to {FORMAT}: upgrade it")
-    if written == 1:
-        _upgrade(fields)
+    for upgrade in (_from_1, _from_2)[written - 1 :]:
+        upgrade(fields)
     return Config(fields)
 
 
-def _upgrade(fields: dict) -> None:
+def _from_2(fields: dict) -> None:
+    """Format 2 to 3: the best weights are kept by the distance of samples."""
+    if "training" in fields:
+        fields["training"].update(distance_every=0, distance_samples=2000)
+
+
+def _from_1(fields: dict) -> None:
     """Format 1 to 2: how a network computes left `model`, sides became pairs, and labels one condition of several."""
     data, dtype = fields["data"], fields["model"].pop("dtype")
     if isinstance(data["image_size"], int):

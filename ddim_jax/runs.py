@@ -1,16 +1,20 @@
 """Runs that a configuration describes, in a folder that says so: training, and distillation stage by stage."""
 
+import functools
+import json
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 
 from ddim_jax import configuration, weights
+from ddim_jax.common.files import whole
 from ddim_jax.configuration import Config
 from ddim_jax.training.loop import train
 from ddim_jax.training.step import TrainState
+from ddim_jax.training.task import Hook
 
 
 def train_config(config: Config, workdir: str | os.PathLike) -> TrainState:
@@ -55,6 +59,28 @@ def _run(config: Config, workdir: str | os.PathLike, **parts: Any) -> TrainState
     if _begun(workdir):
         configuration.check_same(config, configuration.load(workdir / "config.json"), workdir)
     task = configuration.make_task(config)._replace(**parts)
+    if config.training.distance_every:
+        judge = configuration.make_judge(config, workdir)
+        hook = Hook(config.training.distance_every, judge, functools.partial(_keep_best, config, workdir))
+        task = task._replace(hooks=[*task.hooks, hook])
     if jax.process_index() == 0:
         configuration.save(config, workdir / "config.json")
     return train(task, workdir, **configuration.run_arguments(config))
+
+
+def _keep_best(config: Config, workdir: pathlib.Path, step: int, params: Any, results: Mapping[str, Any]) -> None:
+    """Keeps the weights with the least distance so far as best_STEP.safetensors; best.json names the file, and is written last.
+
+    The newest checkpoint, with which a run goes on, is another thing.
+    """
+    record = workdir / "best.json"
+    before = json.loads(record.read_text()) if record.exists() else {"distance": float("inf")}
+    if results["distance"] >= before["distance"]:
+        return
+    path = workdir / f"best_{step}.safetensors"
+    weights.save(path, weights.Weights(config, params))
+    with whole(record) as part:
+        part.write_text(json.dumps({"step": step, "distance": results["distance"], "file": path.name}) + "\n")
+    for older in workdir.glob("best_*.safetensors*"):
+        if not older.name.startswith(path.name):
+            older.unlink()

@@ -1,5 +1,6 @@
 """Trained weights with their configuration: the average of a run's newest checkpoint, or one safetensors file."""
 
+import hashlib
 import os
 import pathlib
 from collections.abc import Mapping
@@ -109,6 +110,14 @@ def initial(config: Config) -> Any:
     if config.model.num_classes:
         arrays.setdefault("label.embedding", jnp.zeros((config.model.num_classes + 1, 4 * config.model.channels)))
     return fitted(config, arrays, source).params
+
+
+def digest(params: Any) -> str:
+    """The SHA-256 of parameters, float32, in the order of their names."""
+    arrays, sha = traverse_util.flatten_dict(params, sep="."), hashlib.sha256()
+    for name in sorted(arrays):
+        sha.update(name.encode() + np.ascontiguousarray(arrays[name], "<f4").tobytes())
+    return sha.hexdigest()
 
 
 def save(path: str | os.PathLike, weights: Weights, dtype: str = "float32") -> None:

@@ -24,9 +24,9 @@ ALLOWED = {
     "data": {"common"},
     "training": {"common", "data", "diffusion", "models"},
     "inference": {"common", "data", "diffusion", "models"},
-    "configuration": {"common", "data", "diffusion", "models", "training", "inference"},
+    "configuration": {"common", "data", "diffusion", "evaluation", "models", "training", "inference"},
     "weights": {"common", "configuration", "training"},
-    "runs": {"configuration", "training", "weights"},
+    "runs": {"common", "configuration", "training", "weights"},
     "interop": {"common", "configuration", "inference", "weights"},
     "__init__": {"diffusion", "interop", "training"},  # names, imported when they are asked for
 }

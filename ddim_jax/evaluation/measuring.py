@@ -6,9 +6,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from ddim_jax.data.images import to_uint8
 from ddim_jax.evaluation import moments, scores
 from ddim_jax.evaluation.moments import Moments
 from ddim_jax.evaluation.scores import Score
+from ddim_jax.inference.generate import Generator
+from ddim_jax.models.network import Condition
 
 Describe = Callable[[np.ndarray | jax.Array], dict[str, np.ndarray]]  # see `features.describer`
 FEW = 10_000  # samples, below which figures of two sets say little about a third
@@ -67,6 +70,30 @@ def measure(describe: Describe, batches: Iterable[np.ndarray | jax.Array], total
         features=gathered,
         inception_score=None if score is None else score.score(moments.gather(score.sums).sum(0)),
     )
+
+
+def measure_samples(
+    generator: Generator,
+    params: Any,
+    table: Any,
+    describe: Describe,
+    seed: int,
+    batch_size: int,
+    told: Condition,
+    count: int,
+) -> Measured:
+    """Draws `count` samples, of which each host its share, and measures them: no image is kept.
+
+    generator, params, table, seed: as of `Generator.batches`.
+    describe:                       of the extractor.
+    batch_size:                     how many are drawn at once.
+    told:                           what the network is told of them, arrays [count, ...]; {} for nothing.
+    count:                          how many there are in all.
+    """
+    index = share(count)
+    mine = {name: np.asarray(values)[index] for name, values in told.items()}
+    batches = generator.batches(params, table, seed, index, batch_size, mine)
+    return measure(describe, map(to_uint8, batches), count)
 
 
 def compare(measured: Measured, reference: Measured) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from ddim_jax.common.files import whole
 from ddim_jax.data import sources
@@ -50,17 +51,22 @@ def cached(folder: str | os.PathLike, name: str, made: dict[str, Any], make: Cal
     """
     digest = re.sub(r"\W", "", str(made["extractor_digest"]))[:8]
     path = pathlib.Path(folder) / f"{re.sub(r'[^-.=+0-9A-Za-z]+', '-', name)}-{digest}.npz"
-    if path.exists():
-        try:
-            found = load(path)
-            if found.made_of == json.loads(json.dumps(made)):
-                return found
-        except ValueError:  # damaged: made anew
-            pass
-    reference = make()
+    found = _read_if(path, json.loads(json.dumps(made)))
+    if np.all(multihost_utils.process_allgather(np.array([found is not None]))) and found is not None:
+        return found
+    reference = make()  # by all hosts together, once one of them has none
     if jax.process_index() == 0:
         save(path, reference)
     return reference
+
+
+def _read_if(path: pathlib.Path, made: dict[str, Any]) -> Reference | None:
+    """The reference in a file, if there is one that was made of this."""
+    try:
+        found = load(path)
+    except (FileNotFoundError, ValueError):
+        return None
+    return found if found.made_of == made else None
 
 
 def save(path: str | os.PathLike, reference: Reference) -> None:

@@ -74,6 +74,11 @@ class Model:
             self._generators[adjustment] = Generator(self.network, self.schedule, self.shape, self.process, **build)
         return self._generators[adjustment]
 
+    @property
+    def classes(self) -> range | None:
+        """What is drawn by default: all classes in turn; None of a network that is told none."""
+        return range(self.num_classes) if self.num_classes else None
+
     def tau(self, steps: int | None = None, spacing: str | None = None) -> np.ndarray:
         """The sub-sequence of steps [S+1]."""
         steps = self.defaults.steps if steps is None else steps
@@ -134,9 +139,7 @@ class Model:
         if num < 1:
             raise ValueError(f"num is {num}; expected how many examples to draw, at least 1")
         table = self.table(steps, spacing, solver, **arguments)
-        if label is None and self.num_classes:
-            label = range(self.num_classes)
-        rows = self.told(num, None if label is None else np.asarray(label), condition)
+        rows = self.told(num, self.classes if label is None else label, condition)
         generator = self.generator(Adjustment(weight=guidance, clip=self.defaults.clip) if guidance != 1 else None)
         drawn = generator.batches(self.params, table, seed, np.arange(num), batch_size, rows)
         return np.concatenate([np.asarray(batch) for batch in drawn])

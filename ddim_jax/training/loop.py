@@ -106,7 +106,10 @@ def train(
                     with log.untimed():
                         params = jax.device_get(state.ema)
                         for hook in due:
-                            log.write_results(step, hook.run(params))
+                            results = hook.run(params)
+                            log.write_results(step, results)
+                            if hook.keep and leader:
+                                hook.keep(step, params, results)
                 before = step
     return jax.device_get(state)
 

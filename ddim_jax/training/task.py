@@ -21,6 +21,7 @@ class Hook(NamedTuple):
 
     every: int  # steps
     run: Callable[[Any], Mapping[str, float | np.ndarray]]  # of the averaged parameters, on the host
+    keep: Callable[[int, Any, Mapping[str, Any]], None] | None = None  # of step, parameters and results, on the first host alone
 
 
 class Task(NamedTuple):

@@ -1,7 +1,5 @@
 """Loading by name: the embedded digits, folders, real photographs, memory or one by one."""
 
-import importlib.util
-import pathlib
 import sys
 
 import jax.numpy as jnp
@@ -11,8 +9,7 @@ from PIL import Image
 
 from ddim_jax.data import sources
 from ddim_jax.data.folder import image_paths
-
-SHARED = pathlib.Path(__file__).parents[3] / "shared" / "data"
+from tests.real import real_images
 
 
 def load(**arguments):
@@ -177,11 +174,8 @@ def test_errors_of_the_digits(monkeypatch):
         load_digits()
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="the real photographs of ../shared/data are not here")
 def test_real_photographs_bit_for_bit(tmp_path):
-    spec = importlib.util.spec_from_file_location("shared_data", SHARED / "load.py")
-    spec.loader.exec_module(shared := importlib.util.module_from_spec(spec))
-    photographs = shared.load("cifar10", "test")[0][:200]
+    photographs = real_images("cifar10", "test")[0][:200]
     for i, photograph in enumerate(photographs):
         Image.fromarray(photograph).save(tmp_path / f"{i:05d}.png")
     np.testing.assert_array_equal(load(directory=str(tmp_path), image_size=(32, 32)), photographs)

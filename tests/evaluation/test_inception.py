@@ -3,7 +3,6 @@
 import hashlib
 import http.server
 import importlib.util
-import pathlib
 import sys
 import threading
 import types
@@ -15,8 +14,8 @@ import pytest
 
 from ddim_jax.common import files, tensor_files
 from ddim_jax.evaluation.extractors import inception
+from tests.real import real_images
 
-SHARED = pathlib.Path(__file__).parents[3] / "shared" / "data"
 NEEDED = ("torch", "torch_fidelity", "pytorch_fid")
 slow = pytest.mark.slow
 with_torch = pytest.mark.skipif(
@@ -105,11 +104,7 @@ def noise(batch, height, width):
 
 
 def photographs(count):
-    if not SHARED.exists():
-        pytest.skip("the real photographs of ../shared/data are not here")
-    spec = importlib.util.spec_from_file_location("shared_data", SHARED / "load.py")
-    spec.loader.exec_module(shared := importlib.util.module_from_spec(spec))
-    return shared.load("cifar10", "test")[0][:count]
+    return real_images("cifar10", "test")[0][:count]
 
 
 def assert_near(found, expected, spread):

@@ -1,56 +1,25 @@
 """The weights that ship: digits that a classifier, trained on real ones alone, takes for digits."""
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 import ddim_jax
 from ddim_jax import weights
 from ddim_jax.data import sources
 from ddim_jax.data.images import to_float, to_uint8
+from ddim_jax.evaluation import features
+from ddim_jax.evaluation.extractors import classifier
 
 pytestmark = pytest.mark.slow
 LABELS = np.arange(500) % 10
 
 
-class Classifier(nn.Module):
-    """Two convolutions and two dense layers."""
-
-    @nn.compact
-    def __call__(self, x):
-        for features in (32, 64):
-            x = nn.max_pool(nn.relu(nn.Conv(features, (3, 3))(x)), (2, 2), (2, 2))
-        return nn.Dense(10)(nn.relu(nn.Dense(128)(x.reshape(len(x), -1))))
-
-
-def train_classifier(images, labels, epochs=12, batch=100):
-    """Adam on all images, each shifted by up to two pixels; gives images uint8 -> probabilities [N, 10]."""
-    network, optimizer, rng = Classifier(), optax.adam(1e-3), np.random.default_rng(0)
-    params = network.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
-    state = optimizer.init(params)
-
-    @jax.jit
-    def step(params, state, x, y):
-        def loss(params):
-            return optax.softmax_cross_entropy_with_integer_labels(network.apply(params, to_float(x)), y).mean()
-
-        updates, state = optimizer.update(jax.grad(loss)(params), state)
-        return optax.apply_updates(params, updates), state
-
-    for _ in range(epochs):
-        for chosen in rng.permutation(len(images)).reshape(-1, batch):
-            shifted = np.roll(images[chosen], rng.integers(-2, 3, 2), axis=(1, 2))
-            params, state = step(params, state, shifted, labels[chosen])
-    probabilities = jax.jit(lambda x: nn.softmax(network.apply(params, to_float(x))))
-    return lambda x: np.asarray(probabilities(x))
-
-
 @pytest.fixture(scope="module")
 def classify():
-    return train_classifier(sources.mnist_5k("train"), sources.mnist_5k_labels("train"))
+    """Images uint8 -> probabilities [N, 10] of the classifier that ships, which tests/evaluation/test_classifier.py judges."""
+    describe = features.describer(classifier.load(classifier.SHIPPED["mnist_5k"]))
+    return lambda images: np.asarray(jax.nn.softmax(describe(images)["logits"]))
 
 
 @pytest.fixture(scope="module")
