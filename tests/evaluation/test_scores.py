@@ -33,12 +33,14 @@ def ours() -> dict:
     }
 
 
-def theirs() -> dict:
+def theirs(patch: pytest.MonkeyPatch) -> dict:
     """The same by torch-fidelity, which imports torchvision for nothing that is used here."""
     torch = pytest.importorskip("torch")
     for name in ("torchvision", "torchvision.datasets", "torchvision.transforms", "torchvision.transforms.functional"):
-        sys.modules.setdefault(name, mock.MagicMock())
+        patch.setitem(sys.modules, name, mock.MagicMock())
     fid, kid, isc, prc = (pytest.importorskip(f"torch_fidelity.metric_{name}") for name in ("fid", "kid", "isc", "prc"))
+    for name in [name for name in sys.modules if name.split(".")[0] == "torch_fidelity"]:
+        del sys.modules[name]  # so that no other test finds what was imported without torchvision
     a, b, c = (torch.from_numpy(each.astype(np.float64)) for each in (features(600, 1), features(500, 2), logits(600, 3)))
     statistics = [fid.fid_features_to_statistics(each) for each in (a, b)]
     kernel = {"kid_subsets": 20, "kid_subset_size": SUBSET, "rng_seed": 2020, "verbose": False}
@@ -57,8 +59,8 @@ def test_figures_are_those_of_torch_fidelity():
         np.testing.assert_allclose(found[name], expected, rtol=1e-6, err_msg=name)
 
 
-def test_the_recorded_figures_are_those_of_torch_fidelity():
-    for name, expected in theirs().items():
+def test_the_recorded_figures_are_those_of_torch_fidelity(monkeypatch):
+    for name, expected in theirs(monkeypatch).items():
         np.testing.assert_allclose(RECORDED[name], expected, rtol=1e-12, err_msg=name)
 
 
