@@ -58,6 +58,11 @@ def _steps() -> tuple[int, ...]:
     return tuple(sorted({int(each) for each in _STEPS.value}))
 
 
+def _say(line: str) -> None:
+    if jax.process_index() == 0:
+        print(line, flush=True)
+
+
 def main(_):
     if (_WORKDIR.value is None) == (_CHECKPOINT.value is None):
         raise app.UsageError("give either --workdir, the folder of a training run, or --checkpoint, a file or folder of weights")
@@ -74,7 +79,7 @@ def main(_):
         model.tau(steps)
     extractor = configuration.make_extractor(config, _EXTRACTOR.value, _EXTRACTOR_WEIGHTS.value)
     if features.check_channels(extractor, model.shape[-1]):
-        print(f"grey images: {extractor.name} sees them three times, as red, green and blue", flush=True)
+        _say(f"grey images: {extractor.name} sees them three times, as red, green and blue")
     describe = features.describer(extractor)
     held_out = None
     if _IMAGES.value or config.data.name != "folder":
@@ -105,10 +110,8 @@ def main(_):
         "held_out_from": _IMAGES.value or _SPLIT.value,
     }
     output = pathlib.Path(_OUTPUT.value or pathlib.Path(_WORKDIR.value) / "evaluation")
-    path = evaluate.evaluate(
-        subject, _TABLE.value, output, f"Evaluation of {source}", settings, lambda line: print(line, flush=True)
-    )
-    print(f"wrote {path}")
+    path = evaluate.evaluate(subject, _TABLE.value, output, f"Evaluation of {source}", settings, _say)
+    _say(f"wrote {path}")
 
 
 if __name__ == "__main__":

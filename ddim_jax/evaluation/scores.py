@@ -34,7 +34,8 @@ def kernel_distance(features: np.ndarray, real: np.ndarray, subsets: int = 100, 
 
 
 def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return (x @ y.T / x.shape[1] + 1) ** 3
+    k = x @ y.T / x.shape[1] + 1
+    return k * k * k  # many times as fast as k ** 3
 
 
 class InceptionScore:

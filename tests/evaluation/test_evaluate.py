@@ -11,6 +11,7 @@ from ddim_jax.evaluation import cells, damage, evaluate, features, measuring, mo
 from ddim_jax.inference.model import Defaults
 from tests.evaluation import plain
 from tests.inference import small
+from tests.training.test_devices import succeed, two_processes
 
 REAL = np.random.default_rng(0).integers(0, 256, (60, *small.SHAPE), np.uint8)
 LABELS = np.arange(60) % 3
@@ -86,6 +87,29 @@ def test_a_killed_sweep_goes_on_to_the_same_report(tmp_path, monkeypatch):
     said = []
     run(killed, names, said)
     assert not said and everything(killed) == everything(tmp_path / "whole")
+
+
+ON_HOSTS = """
+import sys
+import jax
+if len(sys.argv) > 2:
+    jax.distributed.initialize()
+from tests.evaluation import test_evaluate
+test_evaluate.run(sys.argv[1], ("1", "2", "extractor"), rows=("0", "1"))
+"""
+
+
+@pytest.mark.slow
+def test_two_hosts_find_what_one_does(tmp_path):
+    """Each draws and measures its share, on two devices; 40 samples in batches of 16."""
+    succeed(*two_processes("-c", ON_HOSTS, f"{tmp_path}/two", "hosts"))
+    run(tmp_path / "one", ("1", "2", "extractor"), rows=("0", "1"))
+    one, two = (json.loads((tmp_path / name / "results.json").read_text())["figures"] for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    for name, figures in one.items():
+        for figure, value in figures.items():
+            if figure != "curve" and value is not None:
+                np.testing.assert_allclose(two[name][figure], value, rtol=1e-4, atol=1e-9, err_msg=f"{name} {figure}")
 
 
 def test_other_settings_are_refused(tmp_path):

@@ -75,7 +75,7 @@ def test_statistics_of_somebody_else_and_images_of_a_folder(file, tmp_path):  # 
         (
             [f"--checkpoint={wide}", f"--output={out}", *FEW],
             1,
-            "the images are [1, 32, 32, 1]; a classifier of grey images takes",
+            "the images are [256, 32, 32, 1]; a classifier of grey images takes",
         ),
     ]
     ends = commands("evaluate", *(line for line, *_ in expected))
