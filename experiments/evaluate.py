@@ -17,22 +17,23 @@ Tables:
 Figures that are in --output already are kept: a command that was stopped goes on when it is given again.
 """
 
+import functools
 import pathlib
 
 import jax
 from absl import app, flags
 
 from ddim_jax import configuration, interop, weights
-from ddim_jax.evaluation import evaluate, features, tables
+from ddim_jax.evaluation import evaluate, features, subject
 from experiments import command
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run, whose newest averaged weights are used.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A file or folder of weights, ours or published, in place of --workdir.")
 _OUTPUT = flags.DEFINE_string("output", None, "Where to write; the default is the folder evaluation/ of --workdir.")
-_TABLE = flags.DEFINE_list("table", ["1"], f"What to find, of {', '.join(tables.TABLES)}; or all.")
+_TABLE = flags.DEFINE_list("table", ["1"], f"What to find, of {', '.join(evaluate.TABLES)}; or all.")
 _SAMPLES = flags.DEFINE_integer("num_samples", 50_000, "How many samples a figure takes.", lower_bound=8)
 _STEPS = flags.DEFINE_list("steps", ["10", "20", "50", "100"], "S, the columns of the tables.")
-_ROWS = flags.DEFINE_list("rows", list(tables.ROWS), "Of Table 1: values of η, hat, and hat_clipped, as the paper's code has σ̂.")
+_ROWS = flags.DEFINE_list("rows", list(subject.ROWS), "Of Table 1: values of η, hat, and hat_clipped, as the paper's code has σ̂.")
 _HELD_OUT = flags.DEFINE_integer(
     "num_held_out", 1000, "How many real images table 2 and likelihood take, at most.", lower_bound=2
 )
@@ -72,9 +73,9 @@ def main(_):
         jax.distributed.initialize()
     found = weights.from_workdir(_WORKDIR.value) if _WORKDIR.value else interop.read(_CHECKPOINT.value)
     config, model = found.config, configuration.make_model(*found, _DTYPE.value)
-    tables.check(model, told_an_image=bool(config.data.degrade))
+    subject.check(model, told_an_image=bool(config.data.degrade))
     for row in _ROWS.value:
-        tables.way(row)
+        subject.way(row)
     for steps in _steps():
         model.tau(steps)
     extractor = configuration.make_extractor(config, _EXTRACTOR.value, _EXTRACTOR_WEIGHTS.value)
@@ -84,7 +85,7 @@ def main(_):
     held_out = None
     if _IMAGES.value or config.data.name != "folder":
         held_out = configuration.held_out_images(config, _HELD_OUT.value, _IMAGES.value, _SPLIT.value)
-    subject = tables.Subject(
+    judged = subject.Subject(
         model=model,
         data=config.data.name,
         extractor=extractor,
@@ -100,7 +101,7 @@ def main(_):
         steps=_steps(),
         rows=tuple(_ROWS.value),
         held_out=held_out,
-        training=lambda: configuration.some_examples(config, _SAMPLES.value),
+        training=functools.cache(lambda: configuration.some_examples(config, _SAMPLES.value)),
     )
     source = pathlib.Path(_WORKDIR.value or _CHECKPOINT.value).name
     settings = {
@@ -110,7 +111,7 @@ def main(_):
         "held_out_from": _IMAGES.value or _SPLIT.value,
     }
     output = pathlib.Path(_OUTPUT.value or pathlib.Path(_WORKDIR.value) / "evaluation")
-    path = evaluate.evaluate(subject, _TABLE.value, output, f"Evaluation of {source}", settings, _say)
+    path = evaluate.evaluate(judged, _TABLE.value, output, f"Evaluation of {source}", settings, _say)
     _say(f"wrote {path}")
 
 

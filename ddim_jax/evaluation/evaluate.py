@@ -14,9 +14,22 @@ import jax
 import numpy as np
 
 from ddim_jax.common.files import whole
-from ddim_jax.evaluation import cells, measuring, report, tables
+from ddim_jax.evaluation import cells, figures, measuring, real, report, tables
 from ddim_jax.evaluation.cells import Cell
-from ddim_jax.evaluation.tables import Section, Subject
+from ddim_jax.evaluation.subject import Section, Subject
+
+TABLES: dict[str, Callable[[Subject], Section]] = {
+    "1": tables.table_1,
+    "2": real.table_2,
+    "3": tables.table_3,
+    "solvers": tables.by_solver,
+    "likelihood": real.likelihoods,
+    "extractor": real.extractor_sight,
+    "figure3": figures.figure_3,
+    "figure4": figures.figure_4,
+    "figure5": figures.figure_5,
+    "figure6": figures.figure_6,
+}
 
 
 def evaluate(
@@ -29,7 +42,7 @@ def evaluate(
 ) -> pathlib.Path:
     """Finds the figures of tables that are not in the folder yet, and writes the report of all of them: its path.
 
-    names:    of `tables.TABLES`; or "all": those that this subject has what they need for, but Table 3, two rows of Table 1.
+    names:    of TABLES; or "all": those that this subject has what they need for, but Table 3, two rows of Table 1.
     folder:   holds cells/NAME.json, one file for each figure found, settings.json, results.json, report.md, report.html and
               pictures. Hosts share it.
     settings: what decides the figures besides the subject's own numbers: the weights, above all.
@@ -72,15 +85,15 @@ def evaluate(
 
 def _sections(subject: Subject, names: Sequence[str]) -> tuple[dict[str, Section], list[str]]:
     """The sections of these names, and what is said of those that "all" leaves out."""
-    unknown = [name for name in names if name not in (*tables.TABLES, "all")]
+    unknown = [name for name in names if name not in (*TABLES, "all")]
     if unknown or not names:
-        raise ValueError(f"unknown table {', '.join(unknown) or '(none)'}; expected some of {', '.join(tables.TABLES)}, or all")
+        raise ValueError(f"unknown table {', '.join(unknown) or '(none)'}; expected some of {', '.join(TABLES)}, or all")
     if "all" not in names:
-        return {name: tables.TABLES[name](subject) for name in tables.TABLES if name in names}, []
+        return {name: TABLES[name](subject) for name in TABLES if name in names}, []
     made, left_out = {}, []
-    for name in (name for name in tables.TABLES if name != "3"):
+    for name in (name for name in TABLES if name != "3"):
         try:
-            made[name] = tables.TABLES[name](subject)
+            made[name] = TABLES[name](subject)
         except ValueError as error:
             left_out.append(f"Left out: {error}.")
     return made, left_out
@@ -121,7 +134,7 @@ def _warnings(subject: Subject, found: Sequence[dict[str, Any]]) -> list[str]:
 def _cost(subject: Subject) -> Callable[[Cell], float]:
     """Seconds of a cell, from a few batches that are timed: figures of real images and pictures are drawn at the same rate."""
     steps, size = min(subject.steps), subject.batch_size
-    evaluation = tables.seconds_to_draw(subject, steps, repeats=1) / (steps * size)
+    evaluation = figures.seconds_to_draw(subject, steps, repeats=1) / (steps * size)
     images = np.zeros((size, *subject.model.shape), np.uint8)
     subject.describe(images)
     started = time.perf_counter()

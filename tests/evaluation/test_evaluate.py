@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from ddim_jax.diffusion.process import noise_scale, signal_scale
-from ddim_jax.evaluation import cells, damage, evaluate, features, measuring, moments, reference, tables
+from ddim_jax.evaluation import cells, damage, evaluate, features, measuring, moments, reference
+from ddim_jax.evaluation import subject as subjects
 from ddim_jax.inference.model import Defaults
 from tests.evaluation import plain
 from tests.inference import small
@@ -36,7 +37,7 @@ def subject(**changes):
         held_out=REAL[:12],
         training=lambda: (REAL, LABELS),
     )
-    return tables.Subject(**(parts | changes))
+    return subjects.Subject(**(parts | changes))
 
 
 def run(folder, names=("1",), said=None, **changes):
@@ -139,7 +140,7 @@ def test_all_tables_are_found_and_shown(tmp_path):
     assert "> **Warning:** 40 samples are few" in report
     assert said[0].split() == ["table", "to", "find", "evaluations", "about"]
     assert said[1].split()[:3] == ["1", "8", f"{4 * 40 * 13:,}"]
-    assert "in all" in said[len(tables.TABLES)] and said[-1].endswith("0:00:00 left")
+    assert "in all" in said[len(evaluate.TABLES)] and said[-1].endswith("0:00:00 left")
 
 
 def test_the_error_of_reconstruction_is_that_of_the_linear_map(tmp_path):
@@ -182,13 +183,13 @@ def test_what_the_subject_has_not_is_refused_or_left_out(tmp_path):
 
 
 def test_models_that_the_tables_are_not_of():
-    tables.check(small.model(), told_an_image=False)
+    subjects.check(small.model(), told_an_image=False)
     with pytest.raises(ValueError, match="networks with Gaussian noise, and this one is of discrete values"):
-        tables.check(small.categorical(), told_an_image=False)
+        subjects.check(small.categorical(), told_an_image=False)
     with pytest.raises(ValueError, match="this network is told an image for each"):
-        tables.check(small.model(), told_an_image=True)
+        subjects.check(small.model(), told_an_image=True)
     with pytest.raises(ValueError, match=r"draws examples of shape \(\)"):
-        tables.check(small.model(shape=()), told_an_image=False)
+        subjects.check(small.model(shape=()), told_an_image=False)
 
 
 def test_rows_of_a_model_that_clips_are_not_clipped_unless_they_say_so(tmp_path):
