@@ -23,7 +23,7 @@ fast-test: $(VENV)/test.installed
 
 # The comparisons with PyTorch and diffusers, which the other two leave out where these are not installed.
 peers-test: $(VENV)/peers.installed
-	$(TEST) tests/interop tests/diffusion tests/evaluation -k "interop or diffusers or evaluation"
+	$(TEST) tests/interop tests/diffusion tests/evaluation -k "interop or diffusers or inception or efficientnet or scores"
 
 lint: $(VENV)/lint.installed
 	$(VENV)/bin/python -m ruff format --check
