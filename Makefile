@@ -10,6 +10,9 @@ VENV := .venv
 # Most of the time is compiling, by one core: two to four files of tests at once, as there are cores.
 TEST = $(VENV)/bin/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
+# Of evaluation. They ask for torchvision, a large download that has to be of one build with torch and that no test here uses.
+ORACLES := torch-fidelity==0.4.0 pytorch-fid==0.3.0
+
 .PHONY: demo test fast-test peers-test lint pythons clean
 
 demo: $(VENV)/demo.installed
@@ -23,6 +26,7 @@ fast-test: $(VENV)/test.installed
 
 # The comparisons with PyTorch and diffusers, which the other two leave out where these are not installed.
 peers-test: $(VENV)/peers.installed
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(ORACLES)
 	$(TEST) tests/interop tests/diffusion tests/evaluation -k "interop or diffusers or inception or efficientnet or scores"
 
 lint: $(VENV)/lint.installed
