@@ -17,6 +17,7 @@ Tables:
 Figures that are in --output already are kept: a command that was stopped goes on when it is given again.
 """
 
+import dataclasses
 import functools
 import pathlib
 
@@ -25,6 +26,7 @@ from absl import app, flags
 
 from ddim_jax import configuration, interop, weights
 from ddim_jax.evaluation import evaluate, features, subject
+from ddim_jax.inference.model import SPACINGS
 from experiments import command
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a training run, whose newest averaged weights are used.")
@@ -33,6 +35,7 @@ _OUTPUT = flags.DEFINE_string("output", None, "Where to write; the default is th
 _TABLE = flags.DEFINE_list("table", ["1"], f"What to find, of {', '.join(evaluate.TABLES)}; or all.")
 _SAMPLES = flags.DEFINE_integer("num_samples", 50_000, "How many samples a figure takes.", lower_bound=8)
 _STEPS = flags.DEFINE_list("steps", ["10", "20", "50", "100"], "S, the columns of the tables.")
+_SPACING = flags.DEFINE_enum("spacing", None, SPACINGS, "How steps are spread over the schedule. Default: the model's own.")
 _ROWS = flags.DEFINE_list("rows", list(subject.ROWS), "Of Table 1: values of η, hat, and hat_clipped, as the paper's code has σ̂.")
 _HELD_OUT = flags.DEFINE_integer(
     "num_held_out", 1000, "How many real images table 2 and likelihood take, at most.", lower_bound=2
@@ -73,6 +76,8 @@ def main(_):
         jax.distributed.initialize()
     found = weights.from_workdir(_WORKDIR.value) if _WORKDIR.value else interop.read(_CHECKPOINT.value)
     config, model = found.config, configuration.make_model(*found, _DTYPE.value)
+    if _SPACING.value:
+        model = dataclasses.replace(model, defaults=dataclasses.replace(model.defaults, spacing=_SPACING.value))
     subject.check(model, told_an_image=bool(config.data.degrade))
     for row in _ROWS.value:
         subject.way(row)

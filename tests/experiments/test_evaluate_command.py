@@ -83,9 +83,18 @@ def test_statistics_of_somebody_else_and_images_of_a_folder(file, tmp_path):  # 
         refused(end, status, message)
     assert not out.exists() and not (ROOT / "x").exists()
     (end,) = commands(
-        "evaluate", [*given, f"--reference={tmp_path}/theirs.npz", f"--images={tmp_path}/mine", "--table=2,3", "--num_samples=40"]
+        "evaluate",
+        [
+            *given,
+            f"--reference={tmp_path}/theirs.npz",
+            f"--images={tmp_path}/mine",
+            "--table=2,3",
+            "--num_samples=40",
+            "--spacing=linspace",
+        ],
     )
     assert end.status == 0, end.err
     results = json.loads((out / "results.json").read_text())
     assert results["settings"]["reference"] == "theirs.npz" and results["figures"]["reconstruction_S2"]["n"] == 6
+    assert results["settings"]["spacing"] == "linspace"
     assert results["figures"]["eta1_S2"]["kernel_distance"] is None
