@@ -19,7 +19,8 @@ from ddim_jax.common.files import check_digest, whole, write_digest
 from ddim_jax.configuration import Config
 from ddim_jax.training.checkpoints import Checkpoints
 
-DIGITS = pathlib.Path(__file__).parent / "pretrained" / "digits.safetensors"  # ships with the package
+DIGITS = pathlib.Path(__file__).parent / "pretrained" / "digits.safetensors"  # which ship with the package
+FASHION_MNIST = DIGITS.with_name("fashion_mnist.safetensors")
 _CONFIG = "ddim_jax_config"  # the name of the configuration within a file
 
 
