@@ -121,14 +121,10 @@ def _about(subject: Subject, told: dict[str, Any]) -> dict[str, str]:
 
 
 def _warnings(subject: Subject, found: Sequence[dict[str, Any]]) -> list[str]:
-    num_features = len(subject.reference.measured.moments.mean)
-    said = [
-        line
-        for each in found
-        if "distance" in each
-        for line in measuring.warnings(each, num_features, subject.extractor.distance)
-    ]
-    return list(dict.fromkeys(said))
+    """What is to be said of the figures of samples, once."""
+    num_features, distance = len(subject.reference.measured.moments.mean), subject.extractor.distance
+    of_samples = [each for each in found if "distance" in each and each["n"] == subject.num_samples]
+    return measuring.warnings(of_samples[0], num_features, distance) if of_samples else []
 
 
 def _cost(subject: Subject) -> Callable[[Cell], float]:

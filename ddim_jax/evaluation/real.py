@@ -115,14 +115,16 @@ def extractor_sight(subject: Subject) -> Section:
         return Cell(files_name(name), 0, 2 * subject.num_samples, run)
 
     def show(found: Mapping[str, Mapping[str, Any]]) -> list[Table | Plot | Picture]:
-        figures = {title: text for title, (_, text) in figures_of(subject.extractor).items() if "limit" not in title}
         cells = {name: found[files_name(name)] for name in names}  # empty where there are no classes to lose
-        rows = {name: [text(cell) if cell else NONE for text in figures.values()] for name, cell in cells.items()}
+        texts = {title: text for title, (_, text) in figures_of(subject.extractor).items() if "limit" not in title}
+        texts = {title: text for title, text in texts.items() if text(cells["real"]) != NONE}
+        rows = {name: [text(cell) if cell else NONE for text in texts.values()] for name, cell in cells.items()}
+        real = cells["real"]
         note = (
-            "Every second training image against the others: as they are, which is what two sets of real images differ by, and "
-            "made worse. What is seen little here is seen little in samples, too."
+            f"{real['n']:,} training images against {real['reference_n']:,} others: as they are, which is what two sets of real "
+            "images differ by, and made worse. What is seen little here is seen little in samples, too."
         )
-        return [Table(f"What {subject.extractor.name} sees", "", list(figures), rows, note)]
+        return [Table(f"What {subject.extractor.name} sees", "", list(texts), rows, note)]
 
     return Section([cell(name) for name in names], show)
 

@@ -15,15 +15,16 @@ class Score(NamedTuple):
     std: float
 
 
-def kernel_distance(features: np.ndarray, real: np.ndarray, subsets: int = 100, size: int = 1000) -> Score:
+def kernel_distance(features: np.ndarray, real: np.ndarray, subsets: int = 100, size: int | None = None) -> Score:
     """The squared maximum mean discrepancy with the kernel (x.y / D + 1)^3, unbiased (KID; Bińkowski et al., 1801.01401).
 
-    Its mean and standard deviation over random subsets of `size` rows of features [N, D] and of real [M, D]; where there are
-    fewer rows, subsets are as large as these allow. Raises ValueError for fewer than two rows.
+    Its mean and standard deviation over random subsets of `size` rows of features [N, D] and of real [M, D]; by default 1000, or
+    half of the rows where these are fewer. Raises ValueError for less than two rows a subset, or more than there are.
     """
-    size = min(size, len(features), len(real))
-    if size < 2:
-        raise ValueError(f"the kernel distance needs at least 2 samples on either side; there are {len(features)}, {len(real)}")
+    rows = min(len(features), len(real))
+    size = min(1000, rows // 2) if size is None else size
+    if not 2 <= size <= rows:
+        raise ValueError(f"the kernel distance takes subsets of {size} of {len(features)} and {len(real)} samples: draw more")
     random = np.random.RandomState(SEED)
     distances = []
     for _ in range(subsets):

@@ -86,7 +86,7 @@ def test_the_kernel_distance_is_the_sum_over_pairs():
         return sum(kernel(a, b) for i, a in enumerate(rows) for j, b in enumerate(rows) if i != j) / 30
 
     expected = within(x) + within(y) - 2 * sum(kernel(a, b) for a in x for b in y) / 36
-    np.testing.assert_allclose(scores.kernel_distance(x, y), (expected, 0), atol=1e-12)
+    np.testing.assert_allclose(scores.kernel_distance(x, y, size=6), (expected, 0), atol=1e-12)
 
 
 def test_precision_and_recall_of_sets_that_are_known():
@@ -102,5 +102,7 @@ def test_too_few_samples_are_refused():
         scores.precision_recall(features(3, 1), features(9, 1))
     with pytest.raises(ValueError, match="needs at least 10 samples, one for each of its splits; got 9"):
         scores.InceptionScore(9)
-    with pytest.raises(ValueError, match="at least 2 samples on either side; there are 1, 5"):
-        scores.kernel_distance(features(1, 1), features(5, 1))
+    with pytest.raises(ValueError, match="takes subsets of 1 of 3 and 5 samples: draw more"):
+        scores.kernel_distance(features(3, 1), features(5, 1))
+    with pytest.raises(ValueError, match="takes subsets of 6 of 9 and 5 samples"):
+        scores.kernel_distance(features(9, 1), features(5, 1), size=6)
