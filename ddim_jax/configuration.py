@@ -230,20 +230,25 @@ def held_out_images(config: Config, count: int, folder: str | None = None, split
     crop = "center" if config.data.crop == "none" else config.data.crop
     chosen = {"split": split} if folder is None else {"name": "folder", "split": "train", "directory": folder, "crop": crop}
     source = _load(config, memory_limit_mb=0, **chosen)
-    count = min(count, len(source))
-    return np.asarray(sources.take(source, np.arange(count) * len(source) // count))
+    return np.asarray(sources.take(source, _evenly(count, len(source))))
 
 
 def some_examples(config: Config, count: int) -> tuple[np.ndarray, np.ndarray | None]:
     """At most `count` training images uint8 [N, H, W, C], evenly spread over the data set, and their classes if it has any."""
     data = config.data
     source = _load(config)
-    chosen = np.arange(min(count, len(source))) * len(source) // min(count, len(source))
+    chosen = _evenly(count, len(source))
     try:
         labels = sources.labels(data.name, split=data.split, directory=data.directory)[chosen]
     except ValueError:  # a data set without classes
         labels = None
     return np.asarray(sources.take(source, chosen)), labels
+
+
+def _evenly(count: int, total: int) -> np.ndarray:
+    """The numbers of at most `count` examples, evenly spread over `total`."""
+    count = min(count, total)
+    return np.arange(count) * total // count
 
 
 def make_extractor(config: Config, name: str | None = None, path: str | os.PathLike | None = None) -> Extractor:

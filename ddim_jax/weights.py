@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors
-import safetensors.flax
 from flax import traverse_util
 
 from ddim_jax import configuration
+from ddim_jax.common import tensor_files
 from ddim_jax.common.arrays import check_fit
-from ddim_jax.common.files import check_digest, whole, write_digest
+from ddim_jax.common.files import check_digest
 from ddim_jax.configuration import Config
 from ddim_jax.training.checkpoints import Checkpoints
 
@@ -127,10 +127,6 @@ def save(path: str | os.PathLike, weights: Weights, dtype: str = "float32") -> N
     Kernels are of this dtype. Biases and scales are few, and an error in one is the same at every pixel and step (in bfloat16,
     the demo's digits come out 4% too bright): they stay float32.
     """
-    path = pathlib.Path(path)
     arrays = traverse_util.flatten_dict(weights.params, sep=".")
     arrays = jax.tree.map(lambda a: jnp.asarray(a, dtype if a.ndim > 1 else jnp.float32), arrays)
-    with whole(path) as part:
-        safetensors.flax.save_file(arrays, part, metadata={_CONFIG: configuration.to_json(weights.config)})
-        part.chmod(0o644)  # which the library grants to nobody else
-    write_digest(path)
+    tensor_files.save(path, arrays, {_CONFIG: configuration.to_json(weights.config)})

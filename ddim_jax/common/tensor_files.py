@@ -10,9 +10,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import safetensors
+import safetensors.flax
 
 from ddim_jax.common import pickles
-from ddim_jax.common.files import check_digest, whole
+from ddim_jax.common.files import check_digest, whole, write_digest
 from ddim_jax.common.pickles import Tensor
 
 _DTYPES: dict[str, Any] = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}  # others are no weights
@@ -54,6 +55,15 @@ def _safetensors(path: pathlib.Path) -> dict[str, Tensor]:
             }
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is damaged or not a safetensors file ({error})") from error
+
+
+def save(path: str | os.PathLike, arrays: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
+    """Writes arrays, each in its dtype, as a safetensors file with metadata, and its SHA-256 into a file beside it."""
+    path = pathlib.Path(path)
+    with whole(path) as part:
+        safetensors.flax.save_file(dict(arrays), part, metadata=dict(metadata))
+        part.chmod(0o644)  # which the library grants to nobody else
+    write_digest(path)
 
 
 def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:

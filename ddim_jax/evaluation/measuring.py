@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from ddim_jax.data import sources
 from ddim_jax.data.images import to_uint8
 from ddim_jax.evaluation import moments, scores
 from ddim_jax.evaluation.moments import Moments
@@ -14,6 +15,7 @@ from ddim_jax.inference.generate import Generator
 from ddim_jax.models.network import Condition
 
 Describe = Callable[[np.ndarray | jax.Array], dict[str, np.ndarray]]  # see `features.describer`
+BATCH = 256  # images that are read and described at once
 FEW = 10_000  # samples, below which figures of two sets say little about a third
 
 
@@ -72,6 +74,14 @@ def measure(describe: Describe, batches: Iterable[np.ndarray | jax.Array], total
     )
 
 
+def measure_images(describe: Describe, images: Any) -> Measured:
+    """Measures all of an array uint8 [N, H, W, C] or a `sources.Source` of images, of which each host reads its share."""
+    total = sources.num_examples(images)
+    mine = share(total)
+    parts = np.split(mine, np.arange(BATCH, len(mine), BATCH))
+    return measure(describe, (np.asarray(sources.take(images, part)) for part in parts), total)
+
+
 def measure_samples(
     generator: Generator,
     params: Any,
@@ -108,10 +118,11 @@ def compare(measured: Measured, reference: Measured) -> dict[str, Any]:
     Raises ValueError for features of different lengths, and for fewer images than neighbours.
     """
     ours, real = measured.features, reference.features
+    target = moments.root(reference.moments)
     figures: dict[str, Any] = {
         "n": measured.n,
         "reference_n": reference.n,
-        "distance": moments.frechet_distance(measured.moments, reference.moments),
+        "distance": moments.frechet_distance(measured.moments, reference.moments, target),
         "limit": None,
         "curve": None,
         "spatial_distance": None,
@@ -123,7 +134,7 @@ def compare(measured: Measured, reference: Measured) -> dict[str, Any]:
     if measured.spatial is not None and reference.spatial is not None:
         figures["spatial_distance"] = moments.frechet_distance(measured.spatial, reference.spatial)
     if ours is not None and len(ours) >= 8:
-        found = moments.curve(ours, reference.moments)
+        found = moments.curve(ours, reference.moments, target)
         errors = [None if np.isnan(error) else error for error in found.errors]
         figures |= {"limit": found.limit, "curve": {"n": found.counts, "values": found.values, "errors": errors}}
     if ours is not None and real is not None:

@@ -91,7 +91,7 @@ class Curve(NamedTuple):
     limit: float  # at 1/n = 0, on the line through the values
 
 
-def curve(features: np.ndarray, reference: Moments, halvings: int = 2) -> Curve:
+def curve(features: np.ndarray, reference: Moments, target: np.ndarray) -> Curve:
     """The Fréchet distance of n samples for n = N/4, N/2 and N, each over all disjoint subsets, and its limit in 1/n.
 
     It falls with n though nothing gets better, by about as much each time that 1/n does (Chong & Forsyth, arXiv 1911.07023):
@@ -99,14 +99,13 @@ def curve(features: np.ndarray, reference: Moments, halvings: int = 2) -> Curve:
 
     features:  [N, D].
     reference: the moments of what they are compared with, whose own number of samples stays as it is.
-    halvings:  how often n is halved.
+    target:    `root(reference)`.
 
     Raises ValueError for fewer than 2 samples in the smallest subset.
     """
-    total, target = len(features), root(reference)
     counts, values, errors = [], [], []
-    for parts in (2**i for i in range(halvings, -1, -1)):
-        n = total // parts
+    for parts in (4, 2, 1):
+        n = len(features) // parts
         found = [frechet_distance(of(features[i * n : (i + 1) * n]), reference, target) for i in range(parts)]
         counts.append(n)
         values.append(float(np.mean(found)))

@@ -1,5 +1,6 @@
 """Figures of real images: the paper's Table 2, bits per dimension, and what the extractor sees of images made worse."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 from ddim_jax.data.images import grid, to_float, to_uint8
 from ddim_jax.evaluation import bits, damage, measuring, moments
 from ddim_jax.evaluation.cells import Cell
+from ddim_jax.evaluation.measuring import Measured
 from ddim_jax.evaluation.report import Picture, Plot, Table
 from ddim_jax.evaluation.subject import NONE, Section, Subject, joined, number
 from ddim_jax.evaluation.tables import figures_of
@@ -100,6 +102,10 @@ def extractor_sight(subject: Subject) -> Section:
     def files_name(name: str) -> str:
         return "sight_" + name.replace(",", "").replace("%", "").replace(" ", "_").replace(".", "")
 
+    @functools.cache
+    def others() -> Measured:
+        return measuring.measure_images(subject.describe, subject.training()[0][::2])
+
     def cell(name: str) -> Cell:
         def run() -> Mapping[str, Any]:
             images, labels = subject.training()
@@ -107,12 +113,9 @@ def extractor_sight(subject: Subject) -> Section:
             if name.startswith("class") and labels is None:
                 return {}
             half = images[1::2] if do is None else do(images[1::2], None if labels is None else labels[1::2])
-            measured = [
-                measuring.measure(subject.describe, _batches(each, subject.batch_size), len(each)) for each in (half, images[::2])
-            ]
-            return measuring.compare(*measured)
+            return measuring.compare(measuring.measure_images(subject.describe, half), others())
 
-        return Cell(files_name(name), 0, 2 * subject.num_samples, run)
+        return Cell(files_name(name), 0, subject.num_samples, run)
 
     def show(found: Mapping[str, Mapping[str, Any]]) -> list[Table | Plot | Picture]:
         cells = {name: found[files_name(name)] for name in names}  # empty where there are no classes to lose
@@ -127,11 +130,6 @@ def extractor_sight(subject: Subject) -> Section:
         return [Table(f"What {subject.extractor.name} sees", "", list(texts), rows, note)]
 
     return Section([cell(name) for name in names], show)
-
-
-def _batches(images: np.ndarray, size: int) -> list[np.ndarray]:
-    mine = images[measuring.share(len(images))]
-    return np.split(mine, np.arange(size, len(mine), size))
 
 
 def _held_out(subject: Subject, what: str) -> np.ndarray:

@@ -13,14 +13,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from ddim_jax.common.files import whole
-from ddim_jax.data import sources
 from ddim_jax.evaluation import measuring
 from ddim_jax.evaluation.features import Extractor
 from ddim_jax.evaluation.measuring import Measured
 from ddim_jax.evaluation.moments import Moments
 from ddim_jax.evaluation.scores import Score
-
-BATCH = 256  # images that are described at once
 
 
 class Reference(NamedTuple):
@@ -38,10 +35,7 @@ def describing(extractor: Extractor) -> dict[str, str]:
 
 def of_images(source: Any, name: str, made: dict[str, Any], describe: measuring.Describe) -> Reference:
     """The reference that all images of a source make, an array uint8 [N, H, W, C] or a `sources.Source` of them."""
-    mine = measuring.share(sources.num_examples(source))
-    parts = np.split(mine, np.arange(BATCH, len(mine), BATCH))
-    batches = (np.asarray(sources.take(source, part)) for part in parts)
-    return Reference(name, made, measuring.measure(describe, batches, sources.num_examples(source)))
+    return Reference(name, made, measuring.measure_images(describe, source))
 
 
 def cached(folder: str | os.PathLike, name: str, made: dict[str, Any], make: Callable[[], Reference]) -> Reference:

@@ -37,8 +37,6 @@ HATS = {
     "hat_clipped": Way("hat_clipped", "σ̂, x̂_0 clipped", "ddpm", {"variance": "large"}, clip=True),
     "hat": Way("hat", "σ̂", "ddpm", {"variance": "large"}),
 }
-
-
 ROWS = ("0", "0.2", "0.5", "1", *HATS)  # of Table 1, by default; numbers are values of η
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ddim_jax.common.devices import LocalDevices
 from ddim_jax.common.seeds import stream
 from ddim_jax.data import sources
 from ddim_jax.diffusion.losses import stratified_steps
@@ -34,9 +34,7 @@ def held_out_loss(
     order_key, uniform_key, noise_key, prepare_key = jax.random.split(stream(seed, "held-out loss"), 4)
     place = jax.random.permutation(order_key, count)
     steps = np.asarray(stratified_steps(jax.random.uniform(uniform_key), place, count, task.schedule.num_steps))
-    mesh = Mesh(np.array(jax.local_devices()), ("batch",))
-    split, everywhere = NamedSharding(mesh, PartitionSpec("batch")), NamedSharding(mesh, PartitionSpec())
-    size = -(-min(batch_size, count) // mesh.size) * mesh.size
+    devices, size = LocalDevices(), min(batch_size, count)
 
     @jax.jit
     def loss(params: Any, teacher: Any, examples: Any, index: jax.Array, t: jax.Array) -> jax.Array:
@@ -51,12 +49,12 @@ def held_out_loss(
 
     def run(params: Any) -> dict[str, float]:
         mine = np.array_split(np.arange(count), jax.process_count())[jax.process_index()]
-        params, teacher = jax.device_put((params, task.teacher), everywhere)
+        params, teacher = devices.everywhere((params, task.teacher))
         total = 0.0
         for first in range(0, len(mine), size):
             chosen = mine[first : first + size]
             padded = np.resize(chosen, size)  # of one size, so that it is compiled once
-            rows = jax.device_put((sources.take(source, padded), padded, steps[padded]), split)
+            rows = devices.split((sources.take(source, padded), padded, steps[padded]))
             total += float(np.sum(np.asarray(loss(params, teacher, *rows), np.float64)[: len(chosen)]))
         return {"held_out_loss": float(np.sum(multihost_utils.process_allgather(np.array([total])))) / count}
 

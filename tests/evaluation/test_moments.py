@@ -78,7 +78,7 @@ def test_the_limit_of_the_curve_is_free_of_the_bias():
     """
     dimension, n = 64, 8000
     exact = normal(np.zeros(dimension), np.eye(dimension))
-    found = moments.curve(np.random.default_rng(0).standard_normal((n, dimension)), exact)
+    found = moments.curve(np.random.default_rng(0).standard_normal((n, dimension)), exact, moments.root(exact))
     assert list(found.counts) == [2000, 4000, 8000]
     bias = np.array([dimension / c + dimension * (dimension + 1) / (4 * c) for c in found.counts])
     np.testing.assert_allclose(found.values, bias, rtol=0.1)

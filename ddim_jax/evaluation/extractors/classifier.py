@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import safetensors
-import safetensors.flax
 from flax import traverse_util
 
+from ddim_jax.common import tensor_files
 from ddim_jax.common.arrays import check_fit
-from ddim_jax.common.files import check_digest, digest, whole, write_digest
+from ddim_jax.common.files import check_digest, digest
 from ddim_jax.data.images import to_float
 from ddim_jax.evaluation.features import Extractor
 
@@ -93,11 +93,7 @@ def _shifted(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def save(path: str | os.PathLike, params: Any, data: str) -> None:
     """Writes a classifier as one safetensors file that names its data set, and its SHA-256 in a file beside."""
-    path = pathlib.Path(path)
-    with whole(path) as part:
-        safetensors.flax.save_file(traverse_util.flatten_dict(params, sep="."), part, metadata={_DATA: data})
-        part.chmod(0o644)  # which the library grants to nobody else
-    write_digest(path)
+    tensor_files.save(path, traverse_util.flatten_dict(params, sep="."), {_DATA: data})
 
 
 def load(path: str | os.PathLike) -> Extractor:
