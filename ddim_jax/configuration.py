@@ -395,8 +395,8 @@ def make_model(config: Config, params: Any, dtype: str | None = None) -> Model:
     )
 
 
-def check_same(config: Config, before: Config, workdir: str | os.PathLike) -> None:
-    """Raises ValueError where the run in `workdir` would go on with other settings than it began with."""
+def changes(config: Config, before: Config) -> list[str]:
+    """What is not as it was, of all that must not change while a run goes on, in words."""
 
     def settings(c: Config) -> dict[str, Any]:
         fields = {f"{part}.{name}": value for part in c if part != "sampling" for name, value in c[part].items()}
@@ -405,13 +405,8 @@ def check_same(config: Config, before: Config, workdir: str | os.PathLike) -> No
         return {name: value for name, value in plain.items() if name not in _FREE_TO_CHANGE}
 
     now, then = settings(config), settings(before)
-    changed = [f"config.{k} was {then.get(k)!r}, now {now.get(k)!r}" for k in sorted({*now, *then}) if now.get(k) != then.get(k)]
-    if changed:
-        raise ValueError(
-            f"{workdir} holds a run with another configuration: {'; '.join(changed)}. Go on with the old one, or give another "
-            f"folder. To train its weights further with new settings, begin a new run with "
-            f"--config.training.initial_weights={workdir}"
-        )
+    names = sorted({*now, *then})
+    return [f"config.{name} was {then.get(name)!r}, now {now.get(name)!r}" for name in names if now.get(name) != then.get(name)]
 
 
 def save(config: Config, path: str | os.PathLike) -> None:

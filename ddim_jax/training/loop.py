@@ -1,12 +1,14 @@
 """The training loop: one compiled call of several steps, again and again, with its log, hooks and checkpoints."""
 
+import contextlib
 import functools
 import itertools
+import json
 import os
 import pathlib
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,9 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ddim_jax.common.files import whole
+from ddim_jax.common.holding import held
 from ddim_jax.common.seeds import check_seed
 from ddim_jax.data import batches, sources
-from ddim_jax.training.checkpoints import Checkpoints
+from ddim_jax.training.checkpoints import Checkpoints, copied
 from ddim_jax.training.log import Log
 from ddim_jax.training.step import TrainState, init_state, train_step
 from ddim_jax.training.task import Task
@@ -38,11 +42,14 @@ def train(
     steps_per_call: int = 1,
     log_every: int = 100,
     checkpoint_every: int = 1000,
+    keep_every: int = 0,
+    about: Mapping[str, Any] = {},
 ) -> TrainState:
     """Trains a task in `workdir`, over all devices of all hosts, and goes on where an earlier run stopped.
 
     A run that was stopped at any moment ends with the same bits as one that was not. SIGTERM and SIGINT end it after the call
-    at hand, with a checkpoint. Its folder holds checkpoints, metrics.jsonl, TensorBoard's files, and what the hooks draw.
+    at hand, with a checkpoint. Its folder holds checkpoints, metrics.jsonl, TensorBoard's files, and what the hooks draw. One
+    process at a time may write there.
 
     task:             what is trained; see `Task`.
     workdir:          the folder of the run, which all hosts share.
@@ -52,25 +59,30 @@ def train(
     steps_per_call:   at most so many steps run in one compiled call, without a word from the host; a call ends earlier where
                       something is due. XLA for CPUs runs the gradients of convolutions 20 times slower in more than one.
     log_every:        the steps over which metrics are averaged for the log.
-    checkpoint_every: the steps between checkpoints; the last step always has one.
+    checkpoint_every: the steps between checkpoints; the last step always has one. The newest two are kept,
+    keep_every:       and each whose step this divides; 0 keeps no other.
+    about:            what describes the run, as JSON by name: written to NAME.json in its folder, and into its checkpoints.
 
     Returns the last state, on the host. Its `ema` is what one samples from.
 
     Raises ValueError for numbers that cannot work, before anything is written; for a checkpoint in `workdir` that is not of
-    this task or seed; DamagedCheckpoint where the newest checkpoint is not what was saved; DivergedError where loss or gradient
-    is not finite, before anything of it is saved.
+    this task or seed; BlockingIOError where another process trains there; DamagedCheckpoint where no checkpoint is what was
+    saved; DivergedError where loss or gradient is not finite, before anything of it is saved.
     """
     workdir = pathlib.Path(workdir)
     every = [log_every, checkpoint_every, *(hook.every for hook in task.hooks)]
     _check(task, steps, batch_size, seed, [steps_per_call, *every])
     leader = jax.process_index() == 0
 
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
+    with (
+        held(workdir) if leader else contextlib.nullcontext(),
+        Checkpoints(workdir / "checkpoints", keep_every=keep_every) as checkpoints,
+    ):
         init = functools.partial(_first_state, task, seed)
         if checkpoints.latest_step() is None:
-            state = _on_host(init, task.initial)
+            state, notes = _on_host(init, task.initial), dict[str, Any]()
         else:
-            state = checkpoints.restore(jax.eval_shape(init))
+            state, notes = checkpoints.restore(jax.eval_shape(init))
             if int(state.seed) != seed:
                 raise ValueError(f"the run in {workdir} has the seed {state.seed}, now it is {seed}: go on with the old one")
         start = int(state.step)
@@ -85,11 +97,18 @@ def train(
         )
         ends = list(_call_ends(start, steps, steps_per_call, every))
         calls = _feed(task.source, batch_size, seed, start, ends, steps_per_call)
-        with Log(workdir, start, steps, batch_size, leader) as log, Interruption() as interruption:
-            batch, before = next(calls, None), start
+        for name, value in about.items() if leader else ():
+            with whole(workdir / f"{name}.json") as part:
+                part.write_text(json.dumps(value, indent=1) + "\n")
+        begun = {"begun": notes["log"]} if "log" in notes else {}
+        with Log(workdir, start, steps, batch_size, leader, **begun) as log, Interruption() as interruption:
+            batch, before, unsaved = next(calls, None), start, None
             for step in ends:
                 state, metrics = compiled(state, dataset, teacher, batch, step - before)
-                batch = next(calls, None)  # the next batches are made while the devices work
+                if unsaved:  # while the devices work
+                    checkpoints.save(*unsaved)
+                    unsaved = None
+                batch = next(calls, None)  # and the next batches are made
                 metrics = {name: values[: step - before] for name, values in jax.device_get(metrics).items()}
                 _check_finite(metrics, step, checkpoints.latest_step())
                 log.add(metrics)
@@ -97,11 +116,14 @@ def train(
                 if step % log_every == 0:
                     rate = task.learning_rate and task.learning_rate(step - 1)
                     log.write(step, {} if rate is None else {"learning_rate": float(np.asarray(rate))})
+                due = [hook for hook in task.hooks if step % hook.every == 0]
                 if step % checkpoint_every == 0 or step == steps or stop:
-                    checkpoints.save(state)
+                    unsaved = copied(state), {"log": log.notes(), **about}
+                    if step == steps or stop or due:
+                        checkpoints.save(*unsaved)
+                        unsaved = None
                 if stop:
                     break
-                due = [hook for hook in task.hooks if step % hook.every == 0]
                 if due:
                     with log.untimed():
                         params = jax.device_get(state.ema)
