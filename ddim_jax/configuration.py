@@ -35,11 +35,11 @@ from ddim_jax.inference.model import Defaults, Model
 from ddim_jax.models.network import Network, from_linen
 from ddim_jax.models.unet import UNet
 from ddim_jax.training import hooks, preparing
-from ddim_jax.training.loop import check_batch_size
-from ddim_jax.training.step import make_optimizer, warm_up
+from ddim_jax.training.loop import MAPPINGS, check_batch_size
+from ddim_jax.training.step import learning_rates, make_optimizer
 from ddim_jax.training.task import Hook, Task
 
-FORMAT = 3  # of what `save` writes; 1 is of the first runs and weights, which name none
+FORMAT = 4  # of what `save` writes; 1 is of the first runs and weights, which name none
 _SCHEDULES = {
     "linear": schedules.linear,
     "scaled_linear": schedules.scaled_linear,
@@ -47,6 +47,11 @@ _SCHEDULES = {
     "betas": lambda num_steps, betas: schedules.from_betas(betas),
 }
 _DTYPES = ("float32", "bfloat16")
+_CHOICES = {  # of the fields of training that name one of several
+    "mapping": MAPPINGS,
+    "learning_rate_decay": ("none", "cosine"),
+    "nonfinite": ("stop", "skip"),
+}
 EXTRACTORS = ("classifier", "efficientnet", "inception")  # of features, that samples are judged by
 _RANGES = {  # of the numbers that nothing else checks: at least, at most
     "diffusion.num_steps": (1, math.inf),
@@ -62,6 +67,8 @@ _RANGES = {  # of the numbers that nothing else checks: at least, at most
     "training.distance_samples": (2, math.inf),
     "training.learning_rate": (0, math.inf),
     "training.warmup_steps": (0, math.inf),
+    "training.keep_every": (0, math.inf),
+    "training.accumulate": (1, math.inf),
     "training.grad_clip": (0, math.inf),
     "training.ema_decay": (0, 1),
     "training.min_snr_gamma": (0, math.inf),
@@ -70,7 +77,7 @@ _RANGES = {  # of the numbers that nothing else checks: at least, at most
 }
 _FREE_TO_CHANGE = {  # when a run goes on
     *(f"training.{field}" for field in ("steps", "steps_per_call", "log_every", "sample_every", "checkpoint_every")),
-    *("training.held_out_every", "training.distance_every", "training.dtype", "training.remat"),
+    *(f"training.{field}" for field in ("held_out_every", "distance_every", "keep_every", "dtype", "remat", "mapping")),
     *("data.directory", "data.memory_limit_mb", "data.held_out_split"),
 }
 
@@ -81,6 +88,19 @@ def check(config: Config) -> None:
         part, field = name.split(".")
         if not least <= config[part][field] <= most:
             raise ValueError(f"config.{name} is {config[part][field]}; it must lie between {least} and {most}")
+    for field, choices in _CHOICES.items():
+        if config.training[field] not in choices:
+            raise ValueError(f"config.training.{field} is {config.training[field]!r}; expected one of {', '.join(choices)}")
+    if config.training.learning_rate_decay == "cosine" and config.training.warmup_steps >= config.training.steps:
+        raise ValueError(
+            f"config.training.warmup_steps is {config.training.warmup_steps} of {config.training.steps} steps, which leaves none "
+            "for the cosine"
+        )
+    share = config.training.batch_size // jax.device_count()
+    if share % config.training.accumulate:
+        raise ValueError(
+            f"config.training.accumulate is {config.training.accumulate}, which does not divide the {share} examples of a device"
+        )
     for part in ("training", "sampling"):
         if config[part].dtype not in _DTYPES:
             raise ValueError(f"config.{part}.dtype is {config[part].dtype!r}; expected one of {', '.join(_DTYPES)}")
@@ -317,16 +337,19 @@ def make_task(config: Config) -> Task:
     """What config.training trains, with its data loaded and its hooks; see `run_arguments` for the numbers of the run."""
     how, data = config.training, config.data
     conditions = config.model.num_classes or data.degrade
+    cosine = how.steps if how.learning_rate_decay == "cosine" else 0
     task = Task(
         network=make_network(config, how.dtype, how.remat),
         schedule=make_schedule(config),
         source=make_source(config),
-        optimizer=make_optimizer(how.learning_rate, how.warmup_steps, how.grad_clip),
+        optimizer=make_optimizer(how.learning_rate, how.warmup_steps, how.grad_clip, cosine, how.nonfinite == "skip"),
         loss=make_loss(config),
         prepare=make_prepare(config),
         condition_dropout=how.condition_dropout if conditions else 0.0,
         ema_decay=how.ema_decay,
-        learning_rate=warm_up(how.learning_rate, how.warmup_steps),
+        accumulate=how.accumulate,
+        skips_nonfinite=how.nonfinite == "skip",
+        learning_rate=learning_rates(how.learning_rate, how.warmup_steps, cosine),
     )
     return task._replace(hooks=make_hooks(config, task))
 
@@ -370,9 +393,9 @@ def make_judge(config: Config, folder: str | os.PathLike) -> Callable[[Any], dic
     return run
 
 
-def run_arguments(config: Config) -> dict[str, int]:
+def run_arguments(config: Config) -> dict[str, Any]:
     """The numbers of a run, as `training.loop.train` takes them."""
-    fields = ("steps", "batch_size", "seed", "log_every", "checkpoint_every")
+    fields = ("steps", "batch_size", "seed", "log_every", "checkpoint_every", "keep_every", "mapping")
     on_cpu = jax.default_backend() == "cpu"  # where a loop of steps is slower than they are alone
     return {field: config.training[field] for field in fields} | {
         "steps_per_call": 1 if on_cpu else config.training.steps_per_call
@@ -402,7 +425,8 @@ def changes(config: Config, before: Config) -> list[str]:
         fields = {f"{part}.{name}": value for part in c if part != "sampling" for name, value in c[part].items()}
         fields["data.image_size"] = image_shape(c)[:2]
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
-        return {name: value for name, value in plain.items() if name not in _FREE_TO_CHANGE}
+        free = _FREE_TO_CHANGE - ({"training.steps"} if fields.get("training.learning_rate_decay") == "cosine" else set())
+        return {name: value for name, value in plain.items() if name not in free}
 
     now, then = settings(config), settings(before)
     names = sorted({*now, *then})
@@ -434,9 +458,15 @@ def from_json(text: str, source: str) -> Config:
     written = fields.pop("format", 1)
     if written > FORMAT:
         raise ValueError(f"{source} has format {written}, of a newer ddim_jax; this one reads up to {FORMAT}: upgrade it")
-    for upgrade in (_from_1, _from_2)[written - 1 :]:
+    for upgrade in (_from_1, _from_2, _from_3)[written - 1 :]:
         upgrade(fields)
     return Config(fields)
+
+
+def _from_3(fields: dict) -> None:
+    """Format 3 to 4: more ways to train, of which the ones that there were are named."""
+    if "training" in fields:
+        fields["training"].update(learning_rate_decay="none", nonfinite="stop", accumulate=1, mapping="pmap", keep_every=0)
 
 
 def _from_2(fields: dict) -> None:

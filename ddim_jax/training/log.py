@@ -30,12 +30,12 @@ class Log:
         total: int,
         batch_size: int,
         active: bool,
-        begun: Mapping[str, Any] = {"steps": 0, "sums": {}},
+        begun: Mapping[str, Any] = {"steps": 0, "skipped": 0, "sums": {}},
     ):
         self.batch_size, self._workdir, self._total, self._step = batch_size, workdir, total, start
         self._file = self._board = self._bar = None
         self._sums: dict[str, float] = dict(begun["sums"])
-        self._steps, self._timed_steps = begun["steps"], 0
+        self._steps, self._skipped, self._timed_steps = begun["steps"], begun["skipped"], 0
         self._clock: float | None = None  # None until the first call is over
         self._shows_bar = active and sys.stderr.isatty()
         self._shows_lines = active and not self._shows_bar  # a file or pipe would fill with frames of the bar
@@ -57,11 +57,13 @@ class Log:
             self._board.close()
 
     def add(self, metrics: Mapping[str, np.ndarray]) -> None:
-        """Takes the metrics of one call, each [K]."""
+        """Takes the metrics of one call, each [K]. A step at which one is not finite counts as skipped."""
         count = max(map(len, metrics.values()))
+        finite = np.all([np.isfinite(values) for values in metrics.values()], axis=0)
         for name, values in metrics.items():
-            self._sums[name] = self._sums.get(name, 0.0) + float(np.sum(values, dtype=np.float64))
+            self._sums[name] = self._sums.get(name, 0.0) + float(np.sum(values[finite], dtype=np.float64))
         self._steps += count
+        self._skipped += count - int(np.sum(finite))
         self._step += count
         if self._clock is None:
             self._clock = time.perf_counter()
@@ -74,12 +76,15 @@ class Log:
 
     def notes(self) -> dict[str, Any]:
         """What has been added since the last time it was written, as JSON has it: the run that goes on from here `begun` with."""
-        return {"steps": self._steps, "sums": dict(self._sums)}
+        return {"steps": self._steps, "skipped": self._skipped, "sums": dict(self._sums)}
 
     def write(self, step: int, more: Mapping[str, float]) -> None:
-        """Writes the means of all steps since the last time, the speed, and what else is given."""
+        """Writes the means of all steps since the last time that were not skipped, the speed, and what else is given."""
         seconds = time.perf_counter() - self._clock if self._clock is not None else 0.0
-        record = {name: total / self._steps for name, total in self._sums.items()} | dict(more)
+        told = max(self._steps - self._skipped, 1)
+        record = {name: total / told for name, total in self._sums.items()} | dict(more)
+        if self._skipped:
+            record["skipped_steps"] = self._skipped
         if self._timed_steps:
             record["steps_per_second"] = self._timed_steps / seconds
             record["images_per_second"] = record["steps_per_second"] * self.batch_size
@@ -93,7 +98,7 @@ class Log:
             left = (self._total - step) / record["steps_per_second"] if self._timed_steps else None
             end = "" if left is None else f", {tqdm.format_interval(left)} left"
             print(f"step {step} of {self._total}: {said}{end}", file=sys.stderr, flush=True)
-        self._sums, self._steps, self._timed_steps, self._clock = {}, 0, 0, time.perf_counter()
+        self._sums, self._steps, self._skipped, self._timed_steps, self._clock = {}, 0, 0, 0, time.perf_counter()
 
     def write_results(self, step: int, results: Mapping[str, float | np.ndarray]) -> None:
         """Writes what a hook found: numbers into the log, pictures uint8 [H, W, C] as `workdir`/NAME/step_N.png too."""

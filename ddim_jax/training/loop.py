@@ -26,6 +26,8 @@ from ddim_jax.training.step import TrainState, init_state, train_step
 from ddim_jax.training.task import Task
 
 AXIS = "devices"
+MAPPINGS = ("pmap", "shard_map")
+MOST_SKIPPED = 20  # steps in a row
 
 
 class DivergedError(FloatingPointError):
@@ -43,6 +45,7 @@ def train(
     log_every: int = 100,
     checkpoint_every: int = 1000,
     keep_every: int = 0,
+    mapping: str = "pmap",
     about: Mapping[str, Any] = {},
 ) -> TrainState:
     """Trains a task in `workdir`, over all devices of all hosts, and goes on where an earlier run stopped.
@@ -61,6 +64,7 @@ def train(
     log_every:        the steps over which metrics are averaged for the log.
     checkpoint_every: the steps between checkpoints; the last step always has one. The newest two are kept,
     keep_every:       and each whose step this divides; 0 keeps no other.
+    mapping:          what spreads a step over the devices, "pmap" or "shard_map"; see `mapped_steps`.
     about:            what describes the run, as JSON by name: written to NAME.json in its folder, and into its checkpoints.
 
     Returns the last state, on the host. Its `ema` is what one samples from.
@@ -71,14 +75,14 @@ def train(
     """
     workdir = pathlib.Path(workdir)
     every = [log_every, checkpoint_every, *(hook.every for hook in task.hooks)]
-    _check(task, steps, batch_size, seed, [steps_per_call, *every])
+    _check(task, steps, batch_size, seed, [steps_per_call, *every], mapping)
     leader = jax.process_index() == 0
 
     with (
         held(workdir) if leader else contextlib.nullcontext(),
         Checkpoints(workdir / "checkpoints", keep_every=keep_every) as checkpoints,
     ):
-        init = functools.partial(_first_state, task, seed)
+        init = functools.partial(first_state, task, seed)
         if checkpoints.latest_step() is None:
             state, notes = _on_host(init, task.initial), dict[str, Any]()
         else:
@@ -88,13 +92,7 @@ def train(
         start = int(state.step)
         state, teacher = on_every_device(state), on_every_device(task.teacher)
         dataset = on_every_device(task.source) if sources.in_memory(task.source) else None
-        compiled = jax.pmap(
-            functools.partial(train_steps, step_fn=make_step(task, AXIS)),
-            axis_name=AXIS,
-            in_axes=(None, None, None, 0, None),  # the state carries no device axis: it is whole on each device
-            out_axes=None,
-            donate_argnums=0,
-        )
+        compiled = mapped_steps(task, mapping)
         ends = list(_call_ends(start, steps, steps_per_call, every))
         calls = _feed(task.source, batch_size, seed, start, ends, steps_per_call)
         for name, value in about.items() if leader else ():
@@ -102,7 +100,7 @@ def train(
                 part.write_text(json.dumps(value, indent=1) + "\n")
         begun = {"begun": notes["log"]} if "log" in notes else {}
         with Log(workdir, start, steps, batch_size, leader, **begun) as log, Interruption() as interruption:
-            batch, before, unsaved = next(calls, None), start, None
+            batch, before, unsaved, skipped = next(calls, None), start, None, 0
             for step in ends:
                 state, metrics = compiled(state, dataset, teacher, batch, step - before)
                 if unsaved:  # while the devices work
@@ -110,7 +108,9 @@ def train(
                     unsaved = None
                 batch = next(calls, None)  # and the next batches are made
                 metrics = {name: values[: step - before] for name, values in jax.device_get(metrics).items()}
-                _check_finite(metrics, step, checkpoints.latest_step())
+                skipped = _check_finite(
+                    metrics, step, checkpoints.latest_step(), MOST_SKIPPED if task.skips_nonfinite else 0, skipped
+                )
                 log.add(metrics)
                 stop = interruption.asked or any(map(checkpoints.reached_preemption, range(before + 1, step + 1)))
                 if step % log_every == 0:
@@ -148,8 +148,33 @@ def make_step(task: Task, axis_name: str | None = None) -> Callable[..., tuple[T
         null=task.network.null,
         condition_dropout=task.condition_dropout,
         ema_decay=task.ema_decay,
+        accumulate=task.accumulate,
         axis_name=axis_name,
     )
+
+
+def mapped_steps(task: Task, mapping: str = "pmap", devices: Sequence[jax.Device] | None = None) -> Callable:
+    """`train_steps` of a task, mapped: (state, dataset, teacher, batch [devices, K, B / devices, ...], count) as it takes them.
+
+    mapping: "pmap", or "shard_map", which `jax.jit` compiles for a mesh of all devices: the same numbers.
+    devices: all that share the work; None are all there are, of which each process hands over the batch of its own.
+    """
+    steps = functools.partial(train_steps, step_fn=make_step(task, AXIS))
+    if mapping == "pmap":
+        # The state carries no device axis: it is whole on each device.
+        axes = (None, None, None, 0, None)
+        return jax.pmap(steps, AXIS, in_axes=axes, out_axes=None, donate_argnums=0, devices=devices)
+
+    def of_a_device(state: TrainState, dataset: Any, teacher: Any, batch: Any, count: jax.Array) -> tuple:
+        return steps(state, dataset, teacher, jax.tree.map(lambda values: values[0], batch), count)
+
+    mesh = Mesh(np.array(jax.devices() if devices is None else devices), (AXIS,))
+    whole, split = PartitionSpec(), PartitionSpec(AXIS)
+    # Gradients are averaged by the step itself, as under pmap, and so are not to be made one by shard_map's own checks.
+    mapped = jax.shard_map(of_a_device, mesh=mesh, in_specs=(whole, whole, whole, split, whole), out_specs=whole, check_vma=False)
+    compiled = jax.jit(mapped, donate_argnums=0)
+    share = functools.partial(jax.make_array_from_process_local_data, NamedSharding(mesh, split))
+    return lambda state, dataset, teacher, batch, count: compiled(state, dataset, teacher, jax.tree.map(share, batch), count)
 
 
 def train_steps(state: TrainState, dataset: Any, teacher: Any, batch: Any, count: jax.Array, *, step_fn: Callable) -> tuple:
@@ -181,7 +206,7 @@ def train_steps(state: TrainState, dataset: Any, teacher: Any, batch: Any, count
     return jax.lax.fori_loop(0, count, body, (state, metrics))
 
 
-def _check(task: Task, steps: int, batch_size: int, seed: int, counts: Sequence[int]) -> None:
+def _check(task: Task, steps: int, batch_size: int, seed: int, counts: Sequence[int], mapping: str) -> None:
     """Raises ValueError where the numbers of a run cannot work."""
     check_seed(seed)
     check_batch_size(batch_size)
@@ -190,6 +215,8 @@ def _check(task: Task, steps: int, batch_size: int, seed: int, counts: Sequence[
             f"steps is {steps}, and steps_per_call, log_every, checkpoint_every and `every` of the hooks are {list(counts)}; "
             "expected whole numbers of at least 1"
         )
+    if mapping not in MAPPINGS:
+        raise ValueError(f"mapping is {mapping!r}; expected one of {', '.join(MAPPINGS)}")
     if sources.num_examples(task.source) < 1:
         raise ValueError("the source holds no example")
 
@@ -204,7 +231,7 @@ def check_batch_size(batch_size: int) -> None:
         )
 
 
-def _first_state(task: Task, seed: int, params: Any = None) -> TrainState:
+def first_state(task: Task, seed: int, params: Any = None) -> TrainState:
     """The state before the first step, of these parameters, or of what the network draws."""
     if params is None:
         one = jax.tree.map(jnp.asarray, sources.take(task.source, np.zeros(1, int)))
@@ -261,16 +288,24 @@ def on_every_device(tree: Any) -> Any:
     return jax.tree.map(lambda array: jax.make_array_from_process_local_data(everywhere, np.array(array)), tree)
 
 
-def _check_finite(metrics: dict[str, np.ndarray], step: int, kept: int | None) -> None:
-    """Raises DivergedError where a metric of the call that ended at `step` is not finite; `kept` is the last checkpoint's."""
-    for name, values in metrics.items():
-        if not np.all(np.isfinite(values)):
-            bad = step - len(values) + 1 + int(np.argmin(np.isfinite(values)))
+def _check_finite(metrics: dict[str, np.ndarray], step: int, kept: int | None, most: int, before: int) -> int:
+    """The steps in a row up to `step`, at which a call ended, whose metrics are not finite; `before` it, there were so many.
+
+    Raises DivergedError where they are more than `most`; `kept` is the last checkpoint's step.
+    """
+    count = before
+    for at, values in enumerate(zip(*metrics.values()), step + 1 - len(metrics["loss"])):
+        count = 0 if np.all(np.isfinite(values)) else count + 1
+        if count > most:
+            name = next(name for name, value in zip(metrics, values) if not np.isfinite(value))
             raise DivergedError(
-                f"the {name} of step {bad} is {values[~np.isfinite(values)][0]}: training has diverged. "
+                f"the {name} of step {at} is {metrics[name][at - step - 1]}"
+                + (f", as in the {most} steps before, which were skipped" if most else "")
+                + ": training has diverged. "
                 + (f"The checkpoint of step {kept} is kept. " if kept else "No checkpoint was due yet. ")
                 + "Try a smaller learning_rate, more warmup_steps or a smaller grad_clip, in a new folder."
             )
+    return count
 
 
 class Interruption:

@@ -11,17 +11,22 @@ import sys
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 from ddim_jax import configuration, weights
 from ddim_jax.data import batches, sources
+from ddim_jax.diffusion import schedule as schedules
+from ddim_jax.models.network import Network
 from ddim_jax.runs import train_config
 from ddim_jax.training import loop
 from ddim_jax.training.checkpoints import Checkpoints
 from ddim_jax.training.log import Log
 from ddim_jax.training.loop import DivergedError
+from ddim_jax.training.step import make_optimizer
+from ddim_jax.training.task import Task
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -199,6 +204,36 @@ def test_a_log_with_a_bad_line_is_no_hindrance(whole, tmp_path, line):
         Log(tmp_path, 4, 8, 1, True).__exit__()
     assert (tmp_path / "metrics.jsonl").read_bytes() == b"".join(good)
     assert line.rstrip(b"\n") in (tmp_path / "metrics_damaged.jsonl").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_under_the_other_mapping_to_the_same_bits(whole, tmp_path):
+    train_config(config(steps=4, mapping="shard_map"), tmp_path)
+    assert_same(train_config(config(mapping="pmap"), tmp_path), whole[1])
+
+
+def diverging(at):
+    """A task whose loss is not a number at these steps, from 0, as its data says."""
+    values = np.ones((64, 2), np.float32)
+    order = [batches.batch_indices(64, 2, 0, step) for step in range(30)]
+    for step in at:
+        values[order[step]] = np.nan
+    network = Network(lambda key, example: {"w": jnp.ones(())}, lambda params, x, step, condition, key: params["w"] * x)
+    optimizer = make_optimizer(1e-3, skip_nonfinite=True)
+    return Task(network, schedules.linear(), values, optimizer, skips_nonfinite=True)
+
+
+def test_steps_that_are_not_finite_are_skipped_and_counted(tmp_path):
+    """Steps 3 and 4 of 8: the log counts them, its means are of the others, and the run ends with finite parameters."""
+    state = loop.train(diverging([2, 3]), tmp_path, steps=8, batch_size=2, log_every=4, checkpoint_every=3, steps_per_call=2)
+    first, second = (json.loads(line) for line in (tmp_path / "metrics.jsonl").open())
+    assert first["skipped_steps"] == 2 and np.isfinite(first["loss"]) and "skipped_steps" not in second
+    assert np.isfinite(state.ema["w"]) and state.step == 8
+
+
+def test_too_many_skipped_steps_in_a_row_end_the_run(tmp_path):
+    with pytest.raises(DivergedError, match="of step 23 is nan, as in the 20 steps before, which were skipped"):
+        loop.train(diverging(range(2, 25)), tmp_path, steps=30, batch_size=2, log_every=10, checkpoint_every=10)
 
 
 @pytest.mark.slow

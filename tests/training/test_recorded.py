@@ -116,7 +116,7 @@ def test_an_old_configuration_is_brought_up_to_date(workdir):
     assert found.sampling.dtype == "float32"
     assert configuration.changes(config(), found) == []  # it is today's of the same run
     configuration.save(found, workdir / "config.json")
-    assert json.loads((workdir / "config.json").read_text())["format"] == 3
+    assert json.loads((workdir / "config.json").read_text())["format"] == configuration.FORMAT
     assert configuration.load(workdir / "config.json") == found
     average = traverse_util.flatten_dict(weights.from_workdir(workdir).params, sep=".")
     for name, leaf in load(workdir).items():
@@ -126,8 +126,10 @@ def test_an_old_configuration_is_brought_up_to_date(workdir):
 
 
 def test_a_newer_configuration_is_refused(workdir):
-    text = json.dumps({"format": 4} | json.loads((workdir / "config.json").read_text()))
-    with pytest.raises(ValueError, match="config.json has format 4, of a newer ddim_jax; this one reads up to 3: upgrade it"):
+    newest = configuration.FORMAT
+    text = json.dumps({"format": newest + 1} | json.loads((workdir / "config.json").read_text()))
+    message = f"config.json has format {newest + 1}, of a newer ddim_jax; this one reads up to {newest}: upgrade it"
+    with pytest.raises(ValueError, match=message):
         configuration.from_json(text, "config.json")
 
 
