@@ -2,8 +2,10 @@
 
 import concurrent.futures
 import json
+import math
 import os
 import pathlib
+import shutil
 import warnings
 import zlib
 from collections.abc import Mapping, Sequence
@@ -56,14 +58,26 @@ class Checkpoints:
         return self
 
     def __exit__(self, *error: Any) -> None:
+        failed = self._failed()
         self._manager.close()
+        if failed and error[0] is None:
+            raise OSError(
+                f"the last checkpoint could not be written to {self.directory} ({failed}). Make room or mend the disk, and start "
+                f"again: the run goes on from {f'step {self.latest_step()}' if self.latest_step() else 'its beginning'}"
+            )
 
     def latest_step(self) -> int | None:
         """The step of the newest checkpoint, if there is one; whether it is damaged only `load` knows."""
         return self._manager.latest_step()
 
     def save(self, arrays: Mapping[str, np.ndarray], notes: Mapping[str, Any] = {}) -> None:
-        """Saves what `copied` gave, and notes that JSON can hold, under the step within."""
+        """Saves what `copied` gave, and notes that JSON can hold, under the step within.
+
+        Where the save before this one failed, it warns: the disk may have room again.
+        """
+        failed = self._failed()
+        if failed:
+            warnings.warn(f"a checkpoint could not be written ({failed}): training goes on, and this one is tried", stacklevel=2)
         record = {"step": int(arrays["step"]), "crc32": _checksums(arrays), "notes": dict(notes)}
         text = json.dumps(record, sort_keys=True)
         args = ocp.args.Composite(
@@ -71,6 +85,17 @@ class Checkpoints:
             **{part: ocp.args.StandardSave({n: a for n, a in arrays.items() if _part(n) == part}) for part in PARTS},
         )
         self._manager.save(record["step"], args=args, force=True)
+
+    def check_room(self, arrays: Mapping[str, Any]) -> None:
+        """Raises OSError where the disk has no room for the checkpoints that are to come, of these arrays or shapes."""
+        size = sum(math.prod(array.shape) * array.dtype.itemsize for array in arrays.values())
+        needed = size * max(1, 3 - len(self._manager.all_steps()))  # two are kept while a third is written
+        free = shutil.disk_usage(self.directory).free
+        if free < needed:
+            raise OSError(
+                f"the disk of {self.directory} has {free / 1e6:.1f} MB free, and the checkpoints of this run take "
+                f"{needed / 1e6:.1f} MB more: make room, or give another folder"
+            )
 
     def reached_preemption(self, step: int) -> bool:
         """Whether a pod's hosts were told to stop and have agreed on this step; False where there is but one process."""
@@ -103,10 +128,24 @@ class Checkpoints:
 
         Raises as `load` does, and ValueError where the checkpoint's arrays are not those of `like`.
         """
-        expected, tree = _flat(like)
+        expected, tree = flat(like)
         arrays, notes = self.load()
         check_fit(arrays, expected, f"the checkpoint in {self.directory}")
         return jax.tree.unflatten(tree, [arrays[name] for name in expected]), notes
+
+    def _failed(self) -> str:
+        """Waits for the save that is under way, and says why it failed, or ''.
+
+        Where several processes train, raises OSError instead: the others would wait for a checkpoint that never comes.
+        """
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:  # Orbax raises whatever its storage layers raise
+            told = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            if jax.process_count() > 1:
+                raise OSError(f"a checkpoint could not be written to {self.directory} ({told})") from error
+            return told
+        return ""
 
     def _newest_first(self) -> list[int]:
         """The steps that are there. Raises ValueError where other hosts see another newest one."""
@@ -188,13 +227,13 @@ class Checkpoints:
 
 def copied(state: TrainState) -> dict[str, np.ndarray]:
     """The leaves of a state by name, on the host, whose buffers may then be donated; zeros where another host writes them."""
-    arrays = _flat(state)[0]
+    arrays = flat(state)[0]
     if jax.process_index():
         return {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in arrays.items()} | {"step": np.asarray(state.step)}
     return {name: np.array(leaf) for name, leaf in jax.device_get(arrays).items()}
 
 
-def _flat(state: TrainState) -> tuple[dict[str, Any], Any]:
+def flat(state: TrainState) -> tuple[dict[str, Any], Any]:
     """The state's leaves under names such as "ema.conv_in.kernel", and the tree they came from."""
     leaves, tree = jax.tree_util.tree_flatten_with_path(state)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}, tree

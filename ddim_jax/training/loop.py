@@ -20,7 +20,7 @@ from ddim_jax.common.files import whole
 from ddim_jax.common.holding import held
 from ddim_jax.common.seeds import check_seed
 from ddim_jax.data import batches, sources
-from ddim_jax.training.checkpoints import Checkpoints, copied
+from ddim_jax.training.checkpoints import Checkpoints, copied, flat
 from ddim_jax.training.log import Log
 from ddim_jax.training.step import TrainState, init_state, train_step
 from ddim_jax.training.task import Task
@@ -89,6 +89,8 @@ def train(
             state, notes = checkpoints.restore(jax.eval_shape(init))
             if int(state.seed) != seed:
                 raise ValueError(f"the run in {workdir} has the seed {state.seed}, now it is {seed}: go on with the old one")
+        if leader:
+            checkpoints.check_room(flat(state)[0])
         start = int(state.step)
         state, teacher = on_every_device(state), on_every_device(task.teacher)
         dataset = on_every_device(task.source) if sources.in_memory(task.source) else None

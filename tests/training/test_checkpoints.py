@@ -2,8 +2,13 @@
 
 import errno
 import json
+import os
+import pathlib
 import re
 import shutil
+import subprocess
+import sys
+import types
 import warnings
 
 import jax
@@ -15,6 +20,7 @@ from ddim_jax.training import checkpoints as module
 from ddim_jax.training.checkpoints import Checkpoints, DamagedCheckpoint, copied
 from ddim_jax.training.step import TrainState
 
+ROOT = pathlib.Path(__file__).parents[2]
 NOTES = {"log": {"steps": 1, "sums": {"loss": 0.1}}, "config": {"name": "β"}}
 
 
@@ -45,13 +51,13 @@ def directory(pristine, tmp_path):
     return tmp_path / "checkpoints"
 
 
-def restored(directory):
+def restored(directory, expected_notes=NOTES):
     """The state, and what was warned of."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         with Checkpoints(directory) as checkpoints:
             state, notes = checkpoints.restore(jax.eval_shape(lambda: state_at(0)))
-    assert notes == NOTES
+    assert notes == expected_notes
     return state, [str(each.message) for each in caught if "checkpoint" in str(each.message)]
 
 
@@ -207,3 +213,45 @@ def test_the_record_is_under_a_checksum(directory):
     file.write_text(json.dumps(edited))
     state, warned = restored(directory)
     assert state.step == 38 and "its record is not the one that was saved" in warned[0]
+
+
+FULL_DISK = """
+import resource, signal, sys, time, warnings
+from ddim_jax.training.checkpoints import Checkpoints, copied
+from tests.training.test_checkpoints import state_at
+
+def let_files_grow_to(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that a write beyond the limit fails, as on a full disk
+warnings.simplefilter("always")
+with Checkpoints(sys.argv[1]) as checkpoints:
+    for step, size in ((1, -1), (2, 500), (3, -1), (4, 500)):
+        time.sleep(3)  # for the save before, which is written behind
+        let_files_grow_to(size)
+        checkpoints.save(copied(state_at(step)))
+"""
+
+
+@pytest.mark.slow
+def test_a_save_that_fails_does_not_end_the_training_but_the_last_one_is_told(tmp_path):
+    """The disk is full while step 2 and 4 are written. The last line says what to do, and the whole ones are there."""
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path / "checkpoints")]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 1 and "a checkpoint could not be written" in done.stderr
+    assert "training goes on, and this one is tried" in done.stderr
+    assert "OSError: the last checkpoint could not be written" in done.stderr and "goes on from step 3" in done.stderr, (
+        done.stderr
+    )
+    assert_same(restored(tmp_path / "checkpoints", {})[0], state_at(3))
+
+
+def test_a_disk_without_room_is_told_before_the_first_step(tmp_path, monkeypatch):
+    """Of 1 MB, checkpoints of 400 kB: two and the one that is being written take 1.2 MB."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: types.SimpleNamespace(free=1_000_000))
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.check_room({"a": np.zeros(83_000, np.float32)})
+        with pytest.raises(OSError, match="has 1.0 MB free, and the checkpoints of this run take 1.2 MB more: make room"):
+            checkpoints.check_room({"a": np.zeros(100_000, np.float32)})
