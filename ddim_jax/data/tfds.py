@@ -45,6 +45,12 @@ class TfdsImages:
         return decoding.read(io.BytesIO(self._records[i]["image"]), f"example {i} of {self._name},", self._form)
 
 
+def fingerprint(name: str, split: str, directory: str | os.PathLike | None) -> dict[str, str | int]:
+    """What a prepared split is known by: its version and how many examples it has. Raises what `TfdsImages` raises."""
+    records = _records(name, split, directory)
+    return {"version": str(_builder(name, directory).version), "count": len(records)}
+
+
 def labels(name: str, split: str, directory: str | os.PathLike | None) -> np.ndarray:
     """The 'label' of each example of `TfdsImages(name, split, directory, ...)`: int [N].
 

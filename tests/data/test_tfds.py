@@ -87,6 +87,34 @@ def test_in_memory_and_one_by_one(prepared):
     assert len(load("tiny_pictures", directory, split="train[:25%]")) == 6
 
 
+def test_fingerprints(prepared):
+    directory, _ = prepared
+    expected = {"name": "tiny_pictures", "split": "test", "version": "1.0.0", "count": 6}
+    assert sources.fingerprint("tiny_pictures", split="test", directory=directory) == expected
+
+
+def test_a_damaged_example_stops_or_is_skipped(tmp_path, monkeypatch):
+    whole = TinyPictures._generate_examples
+
+    def with_damage(self, numbers):
+        for i, example in whole(self, numbers):
+            yield i, example | ({"image": io.BytesIO(b"no image")} if i == 5 else {})
+
+    monkeypatch.setattr(TinyPictures, "_generate_examples", with_damage)
+    builder = TinyPictures(data_dir=tmp_path, file_format="array_record")
+    builder.download_and_prepare()
+    records = builder.as_data_source("train", decoders={"image": tfds.decode.SkipDecoding()})
+    numbers = [int(record["number"]) for record in records]
+    place = numbers.index(5)
+    with pytest.raises(ValueError, match=f"example {place} of tiny_pictures, split 'train', cannot be read as an image"):
+        load("tiny_pictures", tmp_path)
+    numbers[place] = numbers[(place + 1) % 24]
+    for memory_limit_mb in (0, 1):
+        with pytest.warns(UserWarning, match=f"example {place} of tiny_pictures.*1 of 24 images so far"):
+            found = load("tiny_pictures", tmp_path, corrupt="skip", memory_limit_mb=memory_limit_mb)
+            np.testing.assert_array_equal(sources.take(found, np.arange(24)), PICTURES[numbers])
+
+
 def test_training_never_imports_tensorflow(prepared):
     directory, pictures = prepared
     code = f"""

@@ -113,10 +113,11 @@ def test_an_old_configuration_is_brought_up_to_date(workdir):
     how = found.training
     assert (how.dtype, how.remat, how.condition_dropout, how.held_out_every) == ("float32", False, 0.3, 0)
     assert (how.distance_every, how.distance_samples) == (0, 2000)
+    assert found.data.corrupt == "stop"
     assert found.sampling.dtype == "float32"
     configuration.check_same(config(), found, workdir)  # it is today's of the same run
     configuration.save(found, workdir / "config.json")
-    assert json.loads((workdir / "config.json").read_text())["format"] == 3
+    assert json.loads((workdir / "config.json").read_text())["format"] == 4
     assert configuration.load(workdir / "config.json") == found
     average = traverse_util.flatten_dict(weights.from_workdir(workdir).params, sep=".")
     for name, leaf in load(workdir).items():
@@ -126,8 +127,8 @@ def test_an_old_configuration_is_brought_up_to_date(workdir):
 
 
 def test_a_newer_configuration_is_refused(workdir):
-    text = json.dumps({"format": 4} | json.loads((workdir / "config.json").read_text()))
-    with pytest.raises(ValueError, match="config.json has format 4, of a newer ddim_jax; this one reads up to 3: upgrade it"):
+    text = json.dumps({"format": 5} | json.loads((workdir / "config.json").read_text()))
+    with pytest.raises(ValueError, match="config.json has format 5, of a newer ddim_jax; this one reads up to 4: upgrade it"):
         configuration.from_json(text, "config.json")
 
 
