@@ -78,7 +78,7 @@ _RANGES = {  # of the numbers that nothing else checks: at least, at most
 _FREE_TO_CHANGE = {  # when a run goes on
     *(f"training.{field}" for field in ("steps", "steps_per_call", "log_every", "sample_every", "checkpoint_every")),
     *(f"training.{field}" for field in ("held_out_every", "distance_every", "keep_every", "dtype", "remat", "mapping")),
-    *("data.directory", "data.memory_limit_mb", "data.held_out_split"),
+    *("data.directory", "data.memory_limit_mb", "data.held_out_split", "data.corrupt"),
 }
 
 
@@ -214,11 +214,12 @@ def make_distillation_loss(config: Config, student_steps: int) -> Callable:
     return functools.partial(distillation.drawn_loss, tau=tau, prediction=config.diffusion.prediction)
 
 
-def _load(config: Config, **changes: Any) -> np.ndarray | sources.Source:
-    """The images of config.data, or of other values of its name, split, directory, crop and memory_limit_mb."""
-    data = {name: config.data[name] for name in ("name", "split", "directory", "crop", "memory_limit_mb")} | changes
+def _load(config: Config, **changes: Any) -> Any:
+    """The images of config.data, or what `sources.load` makes with other arguments."""
+    data = {name: config.data[name] for name in ("name", "split", "directory", "crop", "memory_limit_mb")}
+    data["corrupt"] = config.data.get("corrupt", "stop")  # published weights have no such field
     height, width, channels = image_shape(config)
-    return sources.load(**data, image_size=(height, width), channels=channels)
+    return sources.load(**data | changes, image_size=(height, width), channels=channels)
 
 
 def make_source(config: Config, split: str | None = None) -> Any:
@@ -226,16 +227,7 @@ def make_source(config: Config, split: str | None = None) -> Any:
 
     Raises ValueError where there are other classes than config.model.num_classes, and as `sources.load` does.
     """
-    data, split = config.data, split or config.data.split
-    if not config.model.num_classes:
-        return _load(config, split=split)
-    labels = sources.labels(data.name, split=split, directory=data.directory)
-    if labels.max() + 1 != config.model.num_classes:
-        raise ValueError(
-            f"config.model.num_classes is {config.model.num_classes}, but {data.name!r} has {labels.max() + 1} classes"
-        )
-    images = _load(config, split=split)
-    return {"image": images, "label": labels} if sources.in_memory(images) else sources.Labelled(images, labels)
+    return _load(config, split=split or config.data.split, num_classes=config.model.num_classes)
 
 
 def held_out_images(config: Config, count: int, folder: str | None = None, split: str = "test") -> np.ndarray:
@@ -256,13 +248,13 @@ def held_out_images(config: Config, count: int, folder: str | None = None, split
 def some_examples(config: Config, count: int) -> tuple[np.ndarray, np.ndarray | None]:
     """At most `count` training images uint8 [N, H, W, C], evenly spread over the data set, and their classes if it has any."""
     data = config.data
-    source = _load(config)
-    chosen = _evenly(count, len(source))
     try:
-        labels = sources.labels(data.name, split=data.split, directory=data.directory)[chosen]
+        num_classes = sources.labels(data.name, split=data.split, directory=data.directory).max() + 1
     except ValueError:  # a data set without classes
-        labels = None
-    return np.asarray(sources.take(source, chosen)), labels
+        num_classes = 0
+    source = _load(config, num_classes=num_classes)
+    examples = sources.take(source, _evenly(count, sources.num_examples(source)))
+    return (examples["image"], examples["label"]) if isinstance(examples, dict) else (examples, None)
 
 
 def _evenly(count: int, total: int) -> np.ndarray:
@@ -464,7 +456,8 @@ def from_json(text: str, source: str) -> Config:
 
 
 def _from_3(fields: dict) -> None:
-    """Format 3 to 4: more ways to train, of which the ones that there were are named."""
+    """Format 3 to 4: more ways to train and to read images, of which the ones that there were are named."""
+    fields["data"].update(corrupt="stop")
     if "training" in fields:
         fields["training"].update(learning_rate_decay="none", nonfinite="stop", accumulate=1, mapping="pmap", keep_every=0)
 

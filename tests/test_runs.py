@@ -52,7 +52,8 @@ def test_what_may_change_when_a_run_goes_on(begun):
     workdir = begun(config)
     config.training.update(dtype="bfloat16", remat=True, steps=16, steps_per_call=5, log_every=3, held_out_every=7)
     config.sampling.update(dtype="bfloat16", steps=3, eta=1.0)
-    config.data.update(memory_limit_mb=0, directory="/elsewhere", image_size=(28,))  # 28 x 28 written in another way
+    config.data.update(memory_limit_mb=0, directory="/elsewhere", corrupt="skip")
+    config.data.image_size = (28,)  # 28 x 28 written in another way
     assert configuration.changes(config, configuration.load(workdir / "config.json")) == []
 
 

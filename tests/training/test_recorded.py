@@ -113,6 +113,7 @@ def test_an_old_configuration_is_brought_up_to_date(workdir):
     how = found.training
     assert (how.dtype, how.remat, how.condition_dropout, how.held_out_every) == ("float32", False, 0.3, 0)
     assert (how.distance_every, how.distance_samples) == (0, 2000)
+    assert found.data.corrupt == "stop"
     assert found.sampling.dtype == "float32"
     assert configuration.changes(config(), found) == []  # it is today's of the same run
     configuration.save(found, workdir / "config.json")
