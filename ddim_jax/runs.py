@@ -52,7 +52,7 @@ def _begun(workdir: pathlib.Path) -> bool:
     return any((workdir / "checkpoints").glob("[0-9]*"))
 
 
-def _check_same(config: Config, data: Mapping[str, Any], workdir: pathlib.Path) -> None:
+def _check_same(config: Config, data: dict[str, str | int], workdir: pathlib.Path) -> None:
     """Raises ValueError where the run in `workdir` would go on with other settings or images than it began with."""
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
         notes = checkpoints.load([]).notes
