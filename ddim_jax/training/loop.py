@@ -66,7 +66,7 @@ def train(
     leader = jax.process_index() == 0
 
     with Checkpoints(workdir / "checkpoints") as checkpoints:
-        init = functools.partial(_first_state, task, seed)
+        init = functools.partial(first_state, task, seed)
         if checkpoints.latest_step() is None:
             state = _on_host(init, task.initial)
         else:
@@ -76,13 +76,7 @@ def train(
         start = int(state.step)
         state, teacher = on_every_device(state), on_every_device(task.teacher)
         dataset = on_every_device(task.source) if sources.in_memory(task.source) else None
-        compiled = jax.pmap(
-            functools.partial(train_steps, step_fn=make_step(task, AXIS)),
-            axis_name=AXIS,
-            in_axes=(None, None, None, 0, None),  # the state carries no device axis: it is whole on each device
-            out_axes=None,
-            donate_argnums=0,
-        )
+        compiled = mapped_steps(task)
         ends = list(_call_ends(start, steps, steps_per_call, every))
         calls = _feed(task.source, batch_size, seed, start, ends, steps_per_call)
         with Log(workdir, start, steps, batch_size, leader) as log, Interruption() as interruption:
@@ -130,6 +124,21 @@ def make_step(task: Task, axis_name: str | None = None) -> Callable[..., tuple[T
     )
 
 
+def mapped_steps(task: Task, devices: Sequence[jax.Device] | None = None) -> Callable:
+    """`train_steps` of a task, mapped: (state, dataset, teacher, batch [devices, K, B / devices, ...], count) as it takes them.
+
+    devices: all that share the work; None are all there are, of which each process hands over the batch of its own.
+    """
+    return jax.pmap(
+        functools.partial(train_steps, step_fn=make_step(task, AXIS)),
+        axis_name=AXIS,
+        in_axes=(None, None, None, 0, None),  # the state carries no device axis: it is whole on each device
+        out_axes=None,
+        donate_argnums=0,
+        devices=devices,
+    )
+
+
 def train_steps(state: TrainState, dataset: Any, teacher: Any, batch: Any, count: jax.Array, *, step_fn: Callable) -> tuple:
     """The first `count` of the K steps that batch [K, B, ...] is for, in one compiled call: the state, and metrics [K] each.
 
@@ -172,9 +181,9 @@ def _check(task: Task, steps: int, batch_size: int, seed: int, counts: Sequence[
         raise ValueError("the source holds no example")
 
 
-def check_batch_size(batch_size: int) -> None:
-    """Raises ValueError unless it is a positive multiple of the number of devices."""
-    devices = jax.device_count()
+def check_batch_size(batch_size: int, devices: int | None = None) -> None:
+    """Raises ValueError unless it is a positive multiple of the number of devices; None are those that are here."""
+    devices = jax.device_count() if devices is None else devices
     if batch_size < 1 or batch_size % devices:
         raise ValueError(
             f"batch_size is {batch_size}, which the {devices} devices here do not divide; try "
@@ -182,7 +191,7 @@ def check_batch_size(batch_size: int) -> None:
         )
 
 
-def _first_state(task: Task, seed: int, params: Any = None) -> TrainState:
+def first_state(task: Task, seed: int, params: Any = None) -> TrainState:
     """The state before the first step, of these parameters, or of what the network draws."""
     if params is None:
         one = jax.tree.map(jnp.asarray, sources.take(task.source, np.zeros(1, int)))
