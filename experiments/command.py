@@ -39,9 +39,9 @@ def define_multihost() -> None:
 
 def join() -> None:
     """With --multihost, meets the other processes. Raises ValueError where neither JAX nor the flags say which they are."""
-    given = [flags.FLAGS[name].value for name in ("coordinator", "num_processes", "process_id")]
+    given = (flags.FLAGS.coordinator, flags.FLAGS.num_processes, flags.FLAGS.process_id)
     if not flags.FLAGS.multihost:
-        if given != [None, None, None]:
+        if given != (None, None, None):
             raise app.UsageError("--coordinator, --num_processes and --process_id are of --multihost: give it, too")
         return
     try:

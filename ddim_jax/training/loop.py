@@ -124,7 +124,7 @@ def make_step(task: Task, axis_name: str | None = None) -> Callable[..., tuple[T
     )
 
 
-def mapped_steps(task: Task, devices: Sequence[jax.Device] | None = None) -> Callable:
+def mapped_steps(task: Task, devices: Sequence[jax.Device] | None = None) -> Any:
     """`train_steps` of a task, mapped: (state, dataset, teacher, batch [devices, K, B / devices, ...], count) as it takes them.
 
     devices: all that share the work; None are all there are, of which each process hands over the batch of its own.

@@ -49,7 +49,7 @@ _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "col
 class Collective(NamedTuple):
     """The operations of one kind that a device takes part in, in a step."""
 
-    count: int
+    operations: int
     num_bytes: int  # of their results
 
 
@@ -93,7 +93,7 @@ def plan(task: Task, batch_size: int, devices: Sequence[jax.Device]) -> Plan:
     lowered = mapped_steps(task, devices).lower(*whole, batch, count)
     # As one device takes the whole step, before a compiler pads it or hides its convolutions in calls.
     alone = jax.jit(functools.partial(train_steps, step_fn=make_step(task)))
-    flops = alone.lower(state, dataset, task.teacher, _batch(example, 1, batch_size), count).cost_analysis()["flops"]
+    cost = alone.lower(state, dataset, task.teacher, _batch(example, 1, batch_size), count).cost_analysis()
     start = time.perf_counter()
     compiled = _compile(lowered, devices[0], batch_size)
     seconds = time.perf_counter() - start
@@ -103,7 +103,7 @@ def plan(task: Task, batch_size: int, devices: Sequence[jax.Device]) -> Plan:
         devices=len(devices),
         batch_size=batch_size,
         parameters=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params)),
-        flops=flops,
+        flops=(cost or {}).get("flops", math.nan),
         dataset=None if dataset is None else sum(leaf.nbytes for leaf in jax.tree.leaves(dataset)),
         arguments=memory.argument_size_in_bytes,
         temporaries=memory.temp_size_in_bytes,
@@ -147,7 +147,7 @@ def collectives(hlo: str) -> dict[str, Collective]:
             for dtype, sides in re.findall(r"\b([a-z]+\d\w*|pred)\[([\d,]*)\]", shape)
         )
         before = found.get(kind, Collective(0, 0))
-        found[kind] = Collective(before.count + 1, before.num_bytes + sum(sizes))
+        found[kind] = Collective(before.operations + 1, before.num_bytes + sum(sizes))
     return found
 
 
@@ -156,7 +156,7 @@ def describe(plan: Plan, steps: int) -> str:
     chip = CHIPS.get(plan.kind)
     data = "the data set is streamed" if plan.dataset is None else f"{_bytes(plan.dataset)} are the data set"
     of = f" of {_bytes(chip.memory)}" if chip else ""
-    sent = ", ".join(f"{each.count} {kind} of {_bytes(each.num_bytes)}" for kind, each in plan.collectives.items())
+    sent = ", ".join(f"{each.operations} {kind} of {_bytes(each.num_bytes)}" for kind, each in plan.collectives.items())
     lines = {
         "devices": f"{plan.devices} x {plan.kind}, {plan.batch_size} examples a step",
         "parameters": f"{plan.parameters:,}",

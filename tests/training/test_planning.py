@@ -22,7 +22,6 @@ from ddim_jax.models.network import Network
 from ddim_jax.training import planning
 from ddim_jax.training.planning import Collective, Plan
 from ddim_jax.training.task import Task
-from tests import tiny
 
 ROOT = pathlib.Path(__file__).parents[2]
 HAS_LIBTPU = importlib.util.find_spec("libtpu") is not None
@@ -108,7 +107,7 @@ def test_parameters_of_the_paper(config, count):
 def test_collectives_are_read_off_the_text():
     """Lines as XLA's text has them (jaxlib 0.12), for CPUs, GPUs and TPUs."""
     hlo = """
-  %all-reduce.3 = (f32[1,1,64,3]{3,2,1,0:T(8,128)}, bf16[5]{0}, /*index=2*/f32[]{:T(128)S(6)}) all-reduce(%a, %b, /*index=2*/%c), x={}
+  %all-reduce.3 = (f32[1,1,64,3]{3,2,1,0:T(8,128)}, bf16[5]{0}, /*index=2*/f32[]{:T(128)S(6)}) all-reduce(%a, %b, %c), x={}
   %get = f32[1,1,64,3]{3,2,1,0} get-tuple-element((f32[1,1,64,3], bf16[5], f32[]) %all-reduce.3), index=0
   %s = f32[8]{0} all-reduce-start(f32[8]{0} %p), metadata={op_name="pmean"}
   ROOT %d = f32[8]{0} all-reduce-done(f32[8]{0} %s)
@@ -188,9 +187,10 @@ def test_an_unknown_topology(topology):
 
 
 TPU = """
-import jax, numpy as np, sys
+import jax, jax.numpy as jnp, numpy as np, sys
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ddim_jax import configuration
+from ddim_jax.inference import generate
 from ddim_jax.training import planning
 from tests import tiny
 
@@ -209,7 +209,7 @@ lay = lambda tree, *axes: planning._laid_out(tree, NamedSharding(mesh, Partition
 generator, table = model.generator(), model.table()
 x, keys = jax.eval_shape(lambda: generator.latents(0, np.arange(16)))
 lowered = generator._compiled.lower(
-    lay(model.params), {}, {}, lay(jax.tree.map(np.asarray, table)), lay(x, "batch"), lay(keys, "batch"), record=None, rows=None
+    lay(model.params), {}, {}, lay(jax.tree.map(jnp.asarray, table)), lay(x, "batch"), lay(keys, "batch"), record=generate._nothing, rows=None
 )
 print(lowered.compile().memory_analysis())
 """
