@@ -208,9 +208,8 @@ mesh = Mesh(np.array(devices), ("batch",))
 lay = lambda tree, *axes: planning._laid_out(tree, NamedSharding(mesh, PartitionSpec(*axes)))
 generator, table = model.generator(), model.table()
 x, keys = jax.eval_shape(lambda: generator.latents(0, np.arange(16)))
-lowered = generator._compiled.lower(
-    lay(model.params), {}, {}, lay(jax.tree.map(jnp.asarray, table)), lay(x, "batch"), lay(keys, "batch"), record=generate._nothing, rows=None
-)
+arguments = lay(model.params), {}, {}, lay(jax.tree.map(jnp.asarray, table)), lay(x, "batch"), lay(keys, "batch")
+lowered = generator._compiled.lower(*arguments, record=generate._nothing, rows=None)
 print(lowered.compile().memory_analysis())
 """
 
