@@ -25,6 +25,7 @@ def get_config() -> ml_collections.ConfigDict:
             crop="none",  # "none", "center" or "celeba"
             flip=True,
             memory_limit_mb=4096,  # data sets up to this size live on the device, larger ones are streamed
+            corrupt="stop",  # what a damaged image does: "stop", by its name, or "skip": the next one stands in, one in a hundred
             degrade="",  # "half_size" or "grey": the network is told the image so degraded, and learns to undo it
             held_out_split="test",  # of the loss on held-out images
         )
@@ -59,13 +60,17 @@ def get_config() -> ml_collections.ConfigDict:
             batch_size=128,
             learning_rate=2e-4,
             warmup_steps=5000,  # 0: none
+            learning_rate_decay="none",  # after it; or "cosine", down to 0 at the last step
             grad_clip=1.0,  # largest norm of all gradients together; 0: any
+            nonfinite="stop",  # what a step does whose loss or gradient is not finite: "stop", or "skip" and count it
             ema_decay=0.9999,
             min_snr_gamma=0.0,  # above 0: Min-SNR weights (arXiv 2303.09556)
             condition_dropout=0.1,  # how often the class or the degraded image is withheld, for guidance
             initial_weights=ml_collections.config_dict.placeholder(str),  # a weights file or a run's folder; else random ones
             dtype="bfloat16",  # that layers compute in; parameters, their average, loss and tables are float32
             remat=False,  # whether activations are computed again on the way back, to save memory
+            accumulate=1,  # parts of a device's share of a batch, taken one after the other, to save memory
+            mapping="pmap",  # what spreads a step over the devices: "pmap", or "shard_map" under jit; the numbers are the same
             steps_per_call=20,
             log_every=100,
             sample_every=5000,
@@ -73,6 +78,7 @@ def get_config() -> ml_collections.ConfigDict:
             distance_every=0,  # the distance of samples from training images, by which the best weights are kept; 0: never
             distance_samples=2000,  # that it is of
             checkpoint_every=5000,
+            keep_every=0,  # the checkpoints that are kept besides the newest two: those whose step this divides; 0: none
         )
     )
     config.sampling = ml_collections.ConfigDict(  # of the grids of training, and the defaults of experiments.sample

@@ -35,11 +35,11 @@ from ddim_jax.inference.model import Defaults, Model
 from ddim_jax.models.network import Network, from_linen
 from ddim_jax.models.unet import UNet
 from ddim_jax.training import hooks, preparing
-from ddim_jax.training.loop import check_batch_size
-from ddim_jax.training.step import make_optimizer, warm_up
+from ddim_jax.training.loop import MAPPINGS, check_batch_size
+from ddim_jax.training.step import learning_rates, make_optimizer
 from ddim_jax.training.task import Hook, Task
 
-FORMAT = 3  # of what `save` writes; 1 is of the first runs and weights, which name none
+FORMAT = 4  # of what `save` writes; 1 is of the first runs and weights, which name none
 _SCHEDULES = {
     "linear": schedules.linear,
     "scaled_linear": schedules.scaled_linear,
@@ -47,6 +47,11 @@ _SCHEDULES = {
     "betas": lambda num_steps, betas: schedules.from_betas(betas),
 }
 _DTYPES = ("float32", "bfloat16")
+_CHOICES = {  # of the fields of training that name one of several
+    "mapping": MAPPINGS,
+    "learning_rate_decay": ("none", "cosine"),
+    "nonfinite": ("stop", "skip"),
+}
 EXTRACTORS = ("classifier", "efficientnet", "inception")  # of features, that samples are judged by
 _NUM_IMAGES = {  # to train on; of TFDS, its catalog says so
     "mnist_5k": 4_500,
@@ -70,6 +75,8 @@ _RANGES = {  # of the numbers that nothing else checks: at least, at most
     "training.distance_samples": (2, math.inf),
     "training.learning_rate": (0, math.inf),
     "training.warmup_steps": (0, math.inf),
+    "training.keep_every": (0, math.inf),
+    "training.accumulate": (1, math.inf),
     "training.grad_clip": (0, math.inf),
     "training.ema_decay": (0, 1),
     "training.min_snr_gamma": (0, math.inf),
@@ -78,8 +85,8 @@ _RANGES = {  # of the numbers that nothing else checks: at least, at most
 }
 _FREE_TO_CHANGE = {  # when a run goes on
     *(f"training.{field}" for field in ("steps", "steps_per_call", "log_every", "sample_every", "checkpoint_every")),
-    *("training.held_out_every", "training.distance_every", "training.dtype", "training.remat"),
-    *("data.directory", "data.memory_limit_mb", "data.held_out_split"),
+    *(f"training.{field}" for field in ("held_out_every", "distance_every", "keep_every", "dtype", "remat", "mapping")),
+    *("data.directory", "data.memory_limit_mb", "data.held_out_split", "data.corrupt"),
 }
 
 
@@ -89,6 +96,19 @@ def check(config: Config) -> None:
         part, field = name.split(".")
         if not least <= config[part][field] <= most:
             raise ValueError(f"config.{name} is {config[part][field]}; it must lie between {least} and {most}")
+    for field, choices in _CHOICES.items():
+        if config.training[field] not in choices:
+            raise ValueError(f"config.training.{field} is {config.training[field]!r}; expected one of {', '.join(choices)}")
+    if config.training.learning_rate_decay == "cosine" and config.training.warmup_steps >= config.training.steps:
+        raise ValueError(
+            f"config.training.warmup_steps is {config.training.warmup_steps} of {config.training.steps} steps, which leaves none "
+            "for the cosine"
+        )
+    share = config.training.batch_size // jax.device_count()
+    if share % config.training.accumulate:
+        raise ValueError(
+            f"config.training.accumulate is {config.training.accumulate}, which does not divide the {share} examples of a device"
+        )
     for part in ("training", "sampling"):
         if config[part].dtype not in _DTYPES:
             raise ValueError(f"config.{part}.dtype is {config[part].dtype!r}; expected one of {', '.join(_DTYPES)}")
@@ -202,11 +222,12 @@ def make_distillation_loss(config: Config, student_steps: int) -> Callable:
     return functools.partial(distillation.drawn_loss, tau=tau, prediction=config.diffusion.prediction)
 
 
-def _load(config: Config, **changes: Any) -> np.ndarray | sources.Source:
-    """The images of config.data, or of other values of its name, split, directory, crop and memory_limit_mb."""
-    data = {name: config.data[name] for name in ("name", "split", "directory", "crop", "memory_limit_mb")} | changes
+def _load(config: Config, **changes: Any) -> Any:
+    """The images of config.data, or what `sources.load` makes with other arguments."""
+    data = {name: config.data[name] for name in ("name", "split", "directory", "crop", "memory_limit_mb")}
+    data["corrupt"] = config.data.get("corrupt", "stop")  # published weights have no such field
     height, width, channels = image_shape(config)
-    return sources.load(**data, image_size=(height, width), channels=channels)
+    return sources.load(**data | changes, image_size=(height, width), channels=channels)
 
 
 def make_source(config: Config, split: str | None = None) -> Any:
@@ -214,16 +235,7 @@ def make_source(config: Config, split: str | None = None) -> Any:
 
     Raises ValueError where there are other classes than config.model.num_classes, and as `sources.load` does.
     """
-    data, split = config.data, split or config.data.split
-    if not config.model.num_classes:
-        return _load(config, split=split)
-    labels = sources.labels(data.name, split=split, directory=data.directory)
-    if labels.max() + 1 != config.model.num_classes:
-        raise ValueError(
-            f"config.model.num_classes is {config.model.num_classes}, but {data.name!r} has {labels.max() + 1} classes"
-        )
-    images = _load(config, split=split)
-    return {"image": images, "label": labels} if sources.in_memory(images) else sources.Labelled(images, labels)
+    return _load(config, split=split or config.data.split, num_classes=config.model.num_classes)
 
 
 def stand_in_source(config: Config) -> Any:
@@ -258,13 +270,13 @@ def held_out_images(config: Config, count: int, folder: str | None = None, split
 def some_examples(config: Config, count: int) -> tuple[np.ndarray, np.ndarray | None]:
     """At most `count` training images uint8 [N, H, W, C], evenly spread over the data set, and their classes if it has any."""
     data = config.data
-    source = _load(config)
-    chosen = _evenly(count, len(source))
     try:
-        labels = sources.labels(data.name, split=data.split, directory=data.directory)[chosen]
+        num_classes = sources.labels(data.name, split=data.split, directory=data.directory).max() + 1
     except ValueError:  # a data set without classes
-        labels = None
-    return np.asarray(sources.take(source, chosen)), labels
+        num_classes = 0
+    source = _load(config, num_classes=num_classes)
+    examples = sources.take(source, _evenly(count, sources.num_examples(source)))
+    return (examples["image"], examples["label"]) if isinstance(examples, dict) else (examples, None)
 
 
 def _evenly(count: int, total: int) -> np.ndarray:
@@ -345,16 +357,19 @@ def make_bare_task(config: Config, source: Any) -> Task:
     """What config.training trains on these examples, without hooks."""
     how, data = config.training, config.data
     conditions = config.model.num_classes or data.degrade
+    cosine = how.steps if how.learning_rate_decay == "cosine" else 0
     return Task(
         network=make_network(config, how.dtype, how.remat),
         schedule=make_schedule(config),
         source=source,
-        optimizer=make_optimizer(how.learning_rate, how.warmup_steps, how.grad_clip),
+        optimizer=make_optimizer(how.learning_rate, how.warmup_steps, how.grad_clip, cosine, how.nonfinite == "skip"),
         loss=make_loss(config),
         prepare=make_prepare(config),
         condition_dropout=how.condition_dropout if conditions else 0.0,
         ema_decay=how.ema_decay,
-        learning_rate=warm_up(how.learning_rate, how.warmup_steps),
+        accumulate=how.accumulate,
+        skips_nonfinite=how.nonfinite == "skip",
+        learning_rate=learning_rates(how.learning_rate, how.warmup_steps, cosine),
     )
 
 
@@ -397,9 +412,9 @@ def make_judge(config: Config, folder: str | os.PathLike) -> Callable[[Any], dic
     return run
 
 
-def run_arguments(config: Config) -> dict[str, int]:
+def run_arguments(config: Config) -> dict[str, Any]:
     """The numbers of a run, as `training.loop.train` takes them."""
-    fields = ("steps", "batch_size", "seed", "log_every", "checkpoint_every")
+    fields = ("steps", "batch_size", "seed", "log_every", "checkpoint_every", "keep_every", "mapping")
     on_cpu = jax.default_backend() == "cpu"  # where a loop of steps is slower than they are alone
     return {field: config.training[field] for field in fields} | {
         "steps_per_call": 1 if on_cpu else config.training.steps_per_call
@@ -422,23 +437,19 @@ def make_model(config: Config, params: Any, dtype: str | None = None) -> Model:
     )
 
 
-def check_same(config: Config, before: Config, workdir: str | os.PathLike) -> None:
-    """Raises ValueError where the run in `workdir` would go on with other settings than it began with."""
+def changes(config: Config, before: Config) -> list[str]:
+    """What is not as it was, of all that must not change while a run goes on, in words."""
 
     def settings(c: Config) -> dict[str, Any]:
         fields = {f"{part}.{name}": value for part in c if part != "sampling" for name, value in c[part].items()}
         fields["data.image_size"] = image_shape(c)[:2]
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
-        return {name: value for name, value in plain.items() if name not in _FREE_TO_CHANGE}
+        free = _FREE_TO_CHANGE - ({"training.steps"} if fields.get("training.learning_rate_decay") == "cosine" else set())
+        return {name: value for name, value in plain.items() if name not in free}
 
     now, then = settings(config), settings(before)
-    changed = [f"config.{k} was {then.get(k)!r}, now {now.get(k)!r}" for k in sorted({*now, *then}) if now.get(k) != then.get(k)]
-    if changed:
-        raise ValueError(
-            f"{workdir} holds a run with another configuration: {'; '.join(changed)}. Go on with the old one, or give another "
-            f"folder. To train its weights further with new settings, begin a new run with "
-            f"--config.training.initial_weights={workdir}"
-        )
+    names = sorted({*now, *then})
+    return [f"config.{name} was {then.get(name)!r}, now {now.get(name)!r}" for name in names if now.get(name) != then.get(name)]
 
 
 def save(config: Config, path: str | os.PathLike) -> None:
@@ -466,9 +477,16 @@ def from_json(text: str, source: str) -> Config:
     written = fields.pop("format", 1)
     if written > FORMAT:
         raise ValueError(f"{source} has format {written}, of a newer ddim_jax; this one reads up to {FORMAT}: upgrade it")
-    for upgrade in (_from_1, _from_2)[written - 1 :]:
+    for upgrade in (_from_1, _from_2, _from_3)[written - 1 :]:
         upgrade(fields)
     return Config(fields)
+
+
+def _from_3(fields: dict) -> None:
+    """Format 3 to 4: more ways to train and to read images, of which the ones that there were are named."""
+    fields["data"].update(corrupt="stop")
+    if "training" in fields:
+        fields["training"].update(learning_rate_decay="none", nonfinite="stop", accumulate=1, mapping="pmap", keep_every=0)
 
 
 def _from_2(fields: dict) -> None:

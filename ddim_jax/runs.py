@@ -7,11 +7,11 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import jax
-
 from ddim_jax import configuration, weights
 from ddim_jax.common.files import whole
 from ddim_jax.configuration import Config
+from ddim_jax.data import sources
+from ddim_jax.training.checkpoints import Checkpoints
 from ddim_jax.training.loop import train
 from ddim_jax.training.step import TrainState
 from ddim_jax.training.task import Hook
@@ -52,20 +52,36 @@ def _begun(workdir: pathlib.Path) -> bool:
     return any((workdir / "checkpoints").glob("[0-9]*"))
 
 
+def _check_same(config: Config, data: dict[str, str | int], workdir: pathlib.Path) -> None:
+    """Raises ValueError where the run in `workdir` would go on with other settings or images than it began with."""
+    with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
+        notes = checkpoints.load([]).notes
+    before = weights.trained_with(notes) if "config" in notes else configuration.load(workdir / "config.json")
+    changed = configuration.changes(config, before)
+    if changed:
+        raise ValueError(
+            f"{workdir} holds a run with another configuration: {'; '.join(changed)}. Go on with the old one, or give another "
+            f"folder. To train its weights further with new settings, begin a new run with "
+            f"--config.training.initial_weights={workdir}"
+        )
+    if "data" in notes:
+        sources.check_unchanged(data, notes["data"], workdir)
+
+
 def _run(config: Config, workdir: str | os.PathLike, **parts: Any) -> TrainState:
     """Trains the task of a configuration, with other `parts`; `workdir` then holds the configuration as config.json."""
     configuration.check(config)
     workdir = pathlib.Path(workdir)
+    data = sources.fingerprint(config.data.name, split=config.data.split, directory=config.data.directory)
     if _begun(workdir):
-        configuration.check_same(config, configuration.load(workdir / "config.json"), workdir)
+        _check_same(config, data, workdir)
     task = configuration.make_task(config)._replace(**parts)
     if config.training.distance_every:
         judge = configuration.make_judge(config, workdir)
         hook = Hook(config.training.distance_every, judge, functools.partial(_keep_best, config, workdir))
         task = task._replace(hooks=[*task.hooks, hook])
-    if jax.process_index() == 0:
-        configuration.save(config, workdir / "config.json")
-    return train(task, workdir, **configuration.run_arguments(config))
+    about = {"config": json.loads(configuration.to_json(config)), "data": data}
+    return train(task, workdir, about=about, **configuration.run_arguments(config))
 
 
 def _keep_best(config: Config, workdir: pathlib.Path, step: int, params: Any, results: Mapping[str, Any]) -> None:

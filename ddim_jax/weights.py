@@ -1,6 +1,7 @@
 """Trained weights with their configuration: the average of a run's newest checkpoint, or one safetensors file."""
 
 import hashlib
+import json
 import os
 import pathlib
 from collections.abc import Mapping
@@ -44,18 +45,28 @@ def fitted(config: Config, arrays: Mapping[str, Any], source: str) -> Weights:
     return Weights(config, traverse_util.unflatten_dict(dict(arrays), sep="."))
 
 
-def from_workdir(workdir: str | os.PathLike) -> Weights:
-    """The averaged parameters of the newest checkpoint of a training run.
+def trained_with(notes: Mapping[str, Any]) -> Config:
+    """The configuration within the notes of a checkpoint."""
+    return configuration.from_json(json.dumps(notes["config"]), "a checkpoint")
 
-    Raises FileNotFoundError where there is none, DamagedCheckpoint and ValueError where it cannot be used.
+
+def from_workdir(workdir: str | os.PathLike) -> Weights:
+    """The averaged parameters of the newest checkpoint of a training run, with the settings of config.json.
+
+    Raises FileNotFoundError where there is none, DamagedCheckpoint and ValueError where it cannot be used, or where config.json
+    is not what it was trained with; of `sampling`, and of what is free to change when a run goes on, it may say anything.
     """
     workdir = pathlib.Path(workdir)
     if not (workdir / "config.json").exists():
         raise FileNotFoundError(f"{workdir} is not the folder of a training run: it has no config.json")
+    config = configuration.load(workdir / "config.json")
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
-        arrays = checkpoints.load()
+        arrays, notes = checkpoints.load(["average"])
+    changed = configuration.changes(config, trained_with(notes)) if "config" in notes else []
+    if changed:
+        raise ValueError(f"{workdir / 'config.json'} is not what its weights were trained with: {'; '.join(changed)}. Undo that")
     ema = {name.removeprefix("ema."): array for name, array in arrays.items() if name.startswith("ema.")}
-    return fitted(configuration.load(workdir / "config.json"), ema, f"the checkpoint in {workdir}")
+    return fitted(config, ema, f"the checkpoint in {workdir}")
 
 
 def load(path: str | os.PathLike) -> Weights:

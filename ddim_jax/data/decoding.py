@@ -13,6 +13,10 @@ _MODES = {1: "L", 3: "RGB"}
 _CELEBA_SIZE, _CELEBA_BOX = (178, 218), (89 - 64, 121 - 64, 89 + 64, 121 + 64)
 
 
+class DamagedImage(ValueError):
+    """A file that is no whole image, however often it is read."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Form:
     """What every image becomes: uint8 [H, W, C].
@@ -48,7 +52,8 @@ def read(file: str | BinaryIO, name: str, form: Form) -> np.ndarray:
 def open_image(file: str | BinaryIO, name: str) -> Image.Image:
     """Decodes an image file (a path or an open file), and turns it upright where its EXIF data say how.
 
-    `name` is what errors call it. Raises ValueError where the file is no whole image, FileNotFoundError where there is none.
+    `name` is what errors call it. Raises DamagedImage where the file is no whole image, ValueError where it cannot be read,
+    FileNotFoundError where there is none.
     """
     try:
         with Image.open(file) as opened:
@@ -58,7 +63,9 @@ def open_image(file: str | BinaryIO, name: str) -> Image.Image:
     except FileNotFoundError:
         raise
     except Exception as error:  # A damaged file makes Pillow raise anything from OSError to IndexError.
-        raise ValueError(f"{name} cannot be read as an image ({error}); mend it or take it away") from error
+        of_system = isinstance(error, OSError) and error.errno is not None  # those of Pillow have no number
+        kind = ValueError if of_system or isinstance(error, MemoryError) else DamagedImage
+        raise kind(f"{name} cannot be read as an image ({error}); mend it or take it away") from error
 
 
 def fit(image: Image.Image, name: str, form: Form) -> np.ndarray:

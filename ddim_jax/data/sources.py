@@ -7,6 +7,8 @@ examples that do not fit there are a `Source`. Every function below takes both.
 import concurrent.futures
 import functools
 import os
+import threading
+import warnings
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -18,6 +20,7 @@ from tqdm import tqdm
 from ddim_jax.common import extras
 from ddim_jax.data import decoding, folder, tfds
 
+CORRUPT = ("stop", "skip")
 Arrays = np.ndarray | dict[str, np.ndarray]
 
 
@@ -49,6 +52,43 @@ class Labelled:
         return {"image": self._images[i], "label": self._labels[i]}
 
 
+class Whole:
+    """The examples of a source, with the next one in order that is whole in the place of each whose image is damaged.
+
+    So whole[i] depends on i alone. A warning says of each damaged image, once, that it is.
+    whole[i] raises ValueError where more than one image in a hundred are found to be damaged, and what the source raises but
+    for `decoding.DamagedImage`.
+    """
+
+    def __init__(self, source: Source):
+        self._source = source
+        self._damaged: set[int] = set()
+        self._most = min(max(1, len(source) // 100), len(source) - 1)
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, i: int) -> Any:
+        while True:
+            if i not in self._damaged:
+                try:
+                    return self._source[i]
+                except decoding.DamagedImage as error:
+                    self._skip(i, error)
+            i = (i + 1) % len(self)
+
+    def _skip(self, i: int, error: decoding.DamagedImage) -> None:
+        with self._lock:
+            known = i in self._damaged
+            self._damaged.add(i)
+            said = f"{len(self._damaged)} of {len(self)} images"
+        if len(self._damaged) > self._most:
+            raise ValueError(f"{said} are damaged; data.corrupt='skip' bears {self._most}, one in a hundred: {error}") from error
+        if not known:
+            warnings.warn(f"{error}; the next image stands in for it, as for {said} so far (data.corrupt='skip')", stacklevel=2)
+
+
 def load(
     name: str,
     *,
@@ -58,7 +98,9 @@ def load(
     channels: int,
     crop: str = "none",
     memory_limit_mb: float = 4096,
-) -> np.ndarray | Source:
+    corrupt: str = "stop",
+    num_classes: int = 0,
+) -> Arrays | Source:
     """The images of a data set: uint8 [N, H, W, C] where they fit into memory, else a Source of uint8 [H, W, C].
 
     name: 'mnist_5k', 'folder' (all images under `directory`) or a data set of TFDS (see tfds.py).
@@ -68,20 +110,38 @@ def load(
     channels: C, 1 for grey or 3 for red, green, blue.
     crop: 'none', 'center' or 'celeba' (see `decoding.Form`).
     memory_limit_mb: how many MiB the images may take in memory.
-    Raises ValueError for an argument that makes no sense, and for images that cannot be read or do not fit;
-    FileNotFoundError where there is no such folder or prepared data set; ModuleNotFoundError where an extra is missing.
+    corrupt: what a damaged image does: 'stop' (ValueError) or 'skip' (see `Whole`).
+    num_classes: above 0, examples are {"image": ..., "label": int32, see `labels`}, of so many classes.
+    Raises ValueError for an argument that makes no sense, for images that cannot be read or do not fit, and for labels of other
+    classes; FileNotFoundError where there is no such folder or prepared data set; ModuleNotFoundError where an extra is missing.
     """
     form = decoding.Form(image_size, channels, crop)
+    if corrupt not in CORRUPT:
+        raise ValueError(f"data.corrupt is {corrupt!r}; expected one of {', '.join(CORRUPT)}")
+    source: np.ndarray | Source
     if name == "mnist_5k":
         digits = mnist_5k(split)[..., 0]
-        return np.stack([decoding.fit(Image.fromarray(digit), "each digit of mnist_5k", form) for digit in digits])
-    if name == "folder":
+        source = np.stack([decoding.fit(Image.fromarray(digit), "each digit of mnist_5k", form) for digit in digits])
+    elif name == "folder":
         _check_split_of_folder(split)
-        source: Source = folder.Folder(directory, form)
+        source = folder.Folder(directory, form)
     else:
         source = tfds.TfdsImages(name, split, directory, form)
-    num_bytes = len(source) * source[0].nbytes
-    return decode_all(source) if num_bytes <= memory_limit_mb * 2**20 else source
+    classes = None
+    if num_classes:
+        if isinstance(source, folder.Folder):  # whose paths need not be found twice
+            classes = folder.labels(source.paths, directory)
+        else:
+            classes = labels(name, split=split, directory=directory)
+        if classes.max() + 1 != num_classes:
+            raise ValueError(f"config.model.num_classes is {num_classes}, but {name!r} has {classes.max() + 1} classes")
+    if isinstance(source, np.ndarray):
+        return source if classes is None else {"image": source, "label": classes}
+    examples: Source = source if classes is None else Labelled(source, classes)
+    if corrupt == "skip":
+        examples = Whole(examples)
+    num_bytes = len(examples) * sum(leaf.nbytes for leaf in jax.tree.leaves(examples[0]))
+    return decode_all(examples) if num_bytes <= memory_limit_mb * 2**20 else examples
 
 
 def labels(name: str, *, split: str = "train", directory: str | os.PathLike | None = None) -> np.ndarray:
@@ -94,10 +154,37 @@ def labels(name: str, *, split: str = "train", directory: str | os.PathLike | No
         found = mnist_5k_labels(split)
     elif name == "folder":
         _check_split_of_folder(split)
-        found = folder.labels(directory)
+        found = folder.labels(folder.image_paths(directory), directory)
     else:
         found = tfds.labels(name, split, directory)
     return found.astype(np.int32)
+
+
+def fingerprint(name: str, *, split: str = "train", directory: str | os.PathLike | None = None) -> dict[str, str | int]:
+    """What the images of `load` with the same arguments are known by, as plain JSON: other images have another, copies the same.
+
+    {"name", "split", "count"}; for a folder also "digest" (see `folder.digest`), for a data set of TFDS its "version". No image
+    is opened, so that another picture in a file of the same name and size goes unseen. Raises what `load` raises.
+    """
+    told: dict[str, str | int] = {"name": name, "split": split}
+    if name == "mnist_5k":
+        return {**told, "count": len(mnist_5k_labels(split))}
+    if name == "folder":
+        _check_split_of_folder(split)
+        paths = folder.image_paths(directory)
+        return {**told, "count": len(paths), "digest": folder.digest(paths, directory)}
+    return told | tfds.fingerprint(name, split, directory)
+
+
+def check_unchanged(now: dict[str, str | int], before: dict[str, str | int], workdir: str | os.PathLike) -> None:
+    """Raises ValueError where the images have another `fingerprint` than those that the run in `workdir` began with."""
+    if now != before:
+        was, found = (", ".join(f"{field} {value}" for field, value in each.items()) for each in (before, now))
+        raise ValueError(
+            f"the images have changed since the run in {workdir} began, which would see others under the same numbers: they were "
+            f"{was}; now they are {found}. Bring back those of then, or begin a new run with "
+            f"--config.training.initial_weights={workdir}"
+        )
 
 
 def _check_split_of_folder(split: str) -> None:
@@ -137,21 +224,22 @@ def take(source: Arrays | Source, index: np.ndarray | Sequence[int]) -> Arrays:
         ) from error
 
 
-def decode_all(source: Source) -> np.ndarray:
-    """Decodes all images of a source with threads: uint8 [N, H, W, C]. Raises what source[i] raises."""
-    images = np.empty((len(source), *source[0].shape), np.uint8)
+def decode_all(source: Source) -> Arrays:
+    """Decodes all examples of a source with threads, each array to one [N, ...]. Raises what source[i] raises."""
+    arrays = jax.tree.map(lambda value: np.empty((len(source), *value.shape), value.dtype), source[0])
     chunks = np.array_split(np.arange(len(source)), -(-len(source) // 64))
 
     def decode(chunk: np.ndarray) -> None:
         for i in chunk.tolist():
-            images[i] = source[i]
+            for array, value in zip(jax.tree.leaves(arrays), jax.tree.leaves(source[i]), strict=True):
+                array[i] = value
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
         bar = tqdm(desc="decoding images, 64 a tick", total=len(chunks), mininterval=1, leave=False, disable=None)
         for _ in pool.map(decode, chunks):
             bar.update()
         bar.close()
-    return images
+    return arrays
 
 
 def mnist_5k(split: str) -> np.ndarray:

@@ -12,7 +12,10 @@ import difflib
 import functools
 import io
 import os
+import pathlib
+import shutil
 import types
+import zipfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -43,6 +46,12 @@ class TfdsImages:
 
     def __getitem__(self, i: int) -> np.ndarray:
         return decoding.read(io.BytesIO(self._records[i]["image"]), f"example {i} of {self._name},", self._form)
+
+
+def fingerprint(name: str, split: str, directory: str | os.PathLike | None) -> dict[str, str | int]:
+    """What a prepared split is known by: its version and how many examples it has. Raises what `TfdsImages` raises."""
+    records = _records(name, split, directory)
+    return {"version": str(_builder(name, directory).version), "count": len(records)}
 
 
 def labels(name: str, split: str, directory: str | os.PathLike | None) -> np.ndarray:
@@ -89,6 +98,8 @@ def prepare(name: str, directory: str | os.PathLike | None) -> str:
     if name.startswith("lsun/"):
         # TFDS reads LSUN through tensorflow_io, which ends at TensorFlow 2.16: its LMDB files are read here.
         builder._generate_examples = functools.partial(_lsun_examples, extras.require("lmdb", "prepare"))
+        split = builder._split_generators
+        builder._split_generators = lambda manager: split(_Unzipping(manager, builder.data_dir_root / "downloads" / "extracted"))
     downloader.MAX_RETRIES = 2  # TFDS has no option for it, and tries ten times, over some minutes
     config = tfds.download.DownloadConfig(try_download_gcs=False)  # no copy there is array_record
     try:
@@ -116,6 +127,29 @@ def _by_hand(builder: Any, name: str, error: Exception) -> str:
         f"Fetch its files in another way, put them into {builder.data_dir_root / 'downloads' / 'manual'} under the names below, "
         f"and run the same command again. A file counts only where it has this size and SHA-256 (sha256sum FILE):{listed}"
     )
+
+
+class _Unzipping:
+    """In the place of TFDS's download manager, which unzips by holding a file in memory: LSUN's largest takes 46 GB.
+
+    It leaves what was unzipped whole, and takes it again.
+    """
+
+    def __init__(self, manager: Any, folder: pathlib.Path):
+        self._manager, self._folder = manager, folder
+
+    def download_and_extract(self, urls: dict[str, str]) -> dict[str, str]:
+        return {split: self._unzip(path) for split, path in self._manager.download(urls).items()}
+
+    def _unzip(self, archive: pathlib.Path) -> str:
+        target = self._folder / archive.stem
+        if not target.exists():
+            part = self._folder / f"{archive.stem}.part"
+            shutil.rmtree(part, ignore_errors=True)
+            with zipfile.ZipFile(archive) as opened:
+                opened.extractall(part)
+            part.rename(target)
+        return str(target)
 
 
 def _lsun_examples(lmdb: types.ModuleType, extracted_dir: str, file_path: str) -> Iterator[tuple[int, dict]]:

@@ -1,97 +1,258 @@
 """Checkpoints of a training run: written whole by Orbax, and read back only if every bit is as it was."""
 
+import concurrent.futures
+import json
+import math
 import os
 import pathlib
+import shutil
+import warnings
 import zlib
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 from ddim_jax.common.arrays import check_fit
 from ddim_jax.training.step import TrainState
 
+PARTS = ("average", "rest")  # of the state, each readable without the other
+# Of what storage says when it fails and the checkpoint may be whole: TensorStore's statuses, and errors of the system's own.
+_STORAGE_FAILS = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAUTHENTICATED", "OS error")
+
 
 class DamagedCheckpoint(ValueError):
-    """A checkpoint that is there but cannot be trusted."""
+    """Checkpoints are there, but none can be trusted."""
 
 
-def _checksum(arrays: dict[str, np.ndarray]) -> int:
-    total = 0
-    for name in sorted(arrays):
-        total = zlib.crc32(np.ascontiguousarray(arrays[name]).tobytes(), total)
-    return total
+class _Fault(Exception):
+    """What is wrong with a checkpoint."""
 
 
-def _flat(state: TrainState) -> tuple[dict[str, Any], Any]:
-    """The state's leaves under names such as "ema.conv_in.kernel", and the tree they came from."""
-    leaves, tree = jax.tree_util.tree_flatten_with_path(state)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}, tree
+class Saved(NamedTuple):
+    """What a checkpoint holds."""
+
+    arrays: dict[str, np.ndarray]  # the leaves of the state by name, such as "ema.conv_in.kernel"
+    notes: dict[str, Any]  # what the run said of itself, as JSON has it
 
 
 class Checkpoints:
-    """The newest two checkpoints of a run, in `directory`. Saves finish behind the training: use as a context.
+    """The newest two checkpoints of a run in `directory`, and every one whose step keep_every divides (0: no other).
 
-    A `read_only` one may be opened while a run is writing there.
+    Saves finish behind the training: use as a context. One that is `read_only` may be opened while a run is writing there.
     """
 
-    def __init__(self, directory: str | os.PathLike, read_only: bool = False):
+    def __init__(self, directory: str | os.PathLike, read_only: bool = False, keep_every: int = 0):
         self.directory = pathlib.Path(directory).absolute()  # Orbax writes nothing to a relative one, and does not say so
+        self._read_only = read_only
         if read_only:
             options = ocp.CheckpointManagerOptions(read_only=True)
         else:
-            options = ocp.CheckpointManagerOptions(max_to_keep=2, cleanup_tmp_directories=True)
+            options = ocp.CheckpointManagerOptions(max_to_keep=2, keep_period=keep_every or None, cleanup_tmp_directories=True)
         self._manager = ocp.CheckpointManager(self.directory, options=options)
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, *error: Any) -> None:
+        failed = self._failed()
         self._manager.close()
+        if failed and error[0] is None:
+            raise OSError(
+                f"the last checkpoint could not be written to {self.directory} ({failed}). Make room or mend the disk, and start "
+                f"again: the run goes on from {f'step {self.latest_step()}' if self.latest_step() else 'its beginning'}"
+            )
 
     def latest_step(self) -> int | None:
-        """The step of the newest complete checkpoint, if there is one."""
+        """The step of the newest checkpoint, if there is one; whether it is damaged only `load` knows."""
         return self._manager.latest_step()
 
-    def save(self, state: TrainState) -> None:
-        """Saves the state under its step. It is copied at once, so its buffers may be donated to the next step."""
-        arrays = {name: np.array(leaf) for name, leaf in jax.device_get(_flat(state)[0]).items()}
-        args = ocp.args.Composite(state=ocp.args.StandardSave(arrays), checksum=ocp.args.JsonSave({"crc32": _checksum(arrays)}))
-        self._manager.save(int(state.step), args=args, force=True)
+    def save(self, arrays: Mapping[str, np.ndarray], notes: Mapping[str, Any] = {}) -> None:
+        """Saves what `copied` gave, and notes that JSON can hold, under the step within.
+
+        Where the save before this one failed, it warns: the disk may have room again.
+        """
+        failed = self._failed()
+        if failed:
+            warnings.warn(f"a checkpoint could not be written ({failed}): training goes on, and this one is tried", stacklevel=2)
+        record = {"step": int(arrays["step"]), "crc32": _checksums(arrays), "notes": dict(notes)}
+        text = json.dumps(record, sort_keys=True)
+        args = ocp.args.Composite(
+            record=ocp.args.JsonSave({"record": text, "crc32": zlib.crc32(text.encode())}),
+            **{part: ocp.args.StandardSave({n: a for n, a in arrays.items() if _part(n) == part}) for part in PARTS},
+        )
+        self._manager.save(record["step"], args=args, force=True)
+
+    def check_room(self, arrays: Mapping[str, Any]) -> None:
+        """Raises OSError where the disk has no room for the checkpoints that are to come, of these arrays or shapes."""
+        size = sum(math.prod(array.shape) * array.dtype.itemsize for array in arrays.values())
+        needed = size * max(1, 3 - len(self._manager.all_steps()))  # two are kept while a third is written
+        free = shutil.disk_usage(self.directory).free
+        if free < needed:
+            raise OSError(
+                f"the disk of {self.directory} has {free / 1e6:.1f} MB free, and the checkpoints of this run take "
+                f"{needed / 1e6:.1f} MB more: make room, or give another folder"
+            )
 
     def reached_preemption(self, step: int) -> bool:
         """Whether a pod's hosts were told to stop and have agreed on this step; False where there is but one process."""
         return jax.process_count() > 1 and self._manager.reached_preemption(step)
 
-    def load(self) -> dict[str, np.ndarray]:
-        """The arrays of the newest checkpoint by name. Raises DamagedCheckpoint where they are not what was saved."""
-        step = self.latest_step()
-        if step is None:
+    def load(self, parts: Sequence[str] = PARTS) -> Saved:
+        """These parts of the newest checkpoint in which they are whole, and its notes.
+
+        A damaged one that is newer is reported, and all hosts step over it alike. Unless this is `read_only` it is set aside
+        as well, in a folder `damaged_checkpoints`, where it is in the way of none.
+        Raises FileNotFoundError where there is no checkpoint, DamagedCheckpoint where none is whole, OSError where the storage
+        fails, which is no damage, and ValueError where hosts see different checkpoints.
+        """
+        faults: dict[int, str] = {}
+        for step in self._newest_first():
+            saved, fault = self._read(step, parts)
+            if not any(_of_all_hosts(bool(fault))):
+                self._report(faults, f"step {step} is used")
+                return saved
+            faults[step] = fault or "another host finds it damaged"
+        if not faults:
             raise FileNotFoundError(f"there is no checkpoint in {self.directory}: train there first")
+        found = "; ".join(f"step {step}: {fault}" for step, fault in faults.items())
+        raise DamagedCheckpoint(
+            f"no checkpoint in {self.directory} is whole. {found}. To begin anew give another folder; nothing here was changed"
+        )
+
+    def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """The state of `load` in the tree of `like`, a state or its shapes, as NumPy arrays; and its notes.
+
+        Raises as `load` does, and ValueError where the checkpoint's arrays are not those of `like`.
+        """
+        expected, tree = flat(like)
+        arrays, notes = self.load()
+        check_fit(arrays, expected, f"the checkpoint in {self.directory}")
+        return jax.tree.unflatten(tree, [arrays[name] for name in expected]), notes
+
+    def _failed(self) -> str:
+        """Waits for the save that is under way, and says why it failed, or ''.
+
+        Where several processes train, raises OSError instead: the others would wait for a checkpoint that never comes.
+        """
         try:
-            args = ocp.args.Composite(state=ocp.args.StandardRestore(), checksum=ocp.args.JsonRestore())
-            found = self._manager.restore(step, args=args)
-            state, recorded = found["state"], found["checksum"]["crc32"]
-            fault = None if _checksum(state) == recorded else "its checksum is not the one it was saved with"
-        except (ConnectionError, PermissionError, TimeoutError):  # the storage cannot be reached; the checkpoint may be whole
+            self._manager.wait_until_finished()
+        except Exception as error:  # Orbax raises whatever its storage layers raise
+            told = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            if jax.process_count() > 1:
+                raise OSError(f"a checkpoint could not be written to {self.directory} ({told})") from error
+            return told
+        return ""
+
+    def _newest_first(self) -> list[int]:
+        """The steps that are there. Raises ValueError where other hosts see another newest one."""
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        newest = _of_all_hosts(steps[0] if steps else -1)
+        if len(set(newest)) > 1:
+            seen = ", ".join(f"host {host} sees {step if step >= 0 else 'none'}" for host, step in enumerate(newest))
+            raise ValueError(
+                f"the hosts do not see the same newest checkpoint in {self.directory}: {seen}. Give a folder that all of them "
+                "share; if they do share it, start again, for some file systems show new files late"
+            )
+        return steps
+
+    def _read(self, step: int, parts: Sequence[str]) -> tuple[Saved, str]:
+        """A checkpoint, and what is wrong with it, or ''. Raises OSError where the storage fails."""
+        try:
+            if (self.directory / str(step) / "state").exists():
+                return self._checked_of_old(step), ""
+            return self._checked(step, parts), ""
+        except _Fault as fault:
+            return Saved({}, {}), str(fault)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            return Saved({}, {}), f"{type(error).__name__}: {str(error)[:300]}"
+        except (OSError, MemoryError):
             raise
         except Exception as error:  # Orbax raises whatever its storage layers raise
-            state, fault = {}, f"{type(error).__name__}: {str(error)[:300]}"
-        if fault:
-            others = [str(other) for other in self._manager.all_steps() if other != step]
-            cure = f"the one before it (there is step {', '.join(others)})" if others else "nothing (there is no other)"
-            raise DamagedCheckpoint(
-                f"the checkpoint {self.directory / str(step)} is damaged: {fault}. Delete that folder to resume from {cure}"
-            )
-        return state
+            told = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            if any(each in str(error) for each in _STORAGE_FAILS):
+                raise OSError(f"the checkpoint {self.directory / str(step)} cannot be read now ({told}): try again") from error
+            return Saved({}, {}), told
 
-    def restore(self, like: TrainState) -> TrainState:
-        """The newest checkpoint as NumPy arrays in the tree of `like`, a state or its shapes.
+    def _checked(self, step: int, parts: Sequence[str]) -> Saved:
+        """A checkpoint. Raises _Fault where it is not what was saved, and whatever Orbax raises."""
+        found = self._restore(step, record=ocp.args.JsonRestore())["record"]
+        if zlib.crc32(found["record"].encode()) != found["crc32"]:
+            raise _Fault("its record is not the one that was saved")
+        record = json.loads(found["record"])
+        if record["step"] != step:
+            raise _Fault(f"it is of step {record['step']}, in a folder that was renamed")
+        restored = self._restore(step, **{part: ocp.args.StandardRestore() for part in parts}) if parts else {}
+        arrays = {name: np.asarray(array) for part in parts for name, array in restored[part].items()}
+        sums = {name: value for name, value in record["crc32"].items() if _part(name) in parts}
+        wrong = _checksums(arrays).items() ^ sums.items()
+        if wrong:
+            raise _Fault(f"{min(wrong)[0]} is not as it was saved")
+        return Saved(arrays, record["notes"])
 
-        Raises DamagedCheckpoint as `load` does, and ValueError where the checkpoint's arrays are not those of `like`.
-        """
-        expected, tree = _flat(like)
-        arrays = self.load()
-        check_fit(arrays, expected, f"the checkpoint in {self.directory}")
-        return jax.tree.unflatten(tree, [arrays[name] for name in expected])
+    def _checked_of_old(self, step: int) -> Saved:
+        """A checkpoint as it was written before checkpoints had notes: all in one item, under one checksum."""
+        found = self._restore(step, state=ocp.args.StandardRestore(), checksum=ocp.args.JsonRestore())
+        arrays, total = {name: np.asarray(array) for name, array in found["state"].items()}, 0
+        for name in sorted(arrays):
+            total = zlib.crc32(np.ascontiguousarray(arrays[name]).tobytes(), total)
+        if total != found["checksum"]["crc32"]:
+            raise _Fault("its checksum is not the one it was saved with")
+        if arrays["step"] != step:
+            raise _Fault(f"it is of step {arrays['step']}, in a folder that was renamed")
+        return Saved(arrays, {})
+
+    def _restore(self, step: int, **items: Any) -> Any:
+        return self._manager.restore(step, args=ocp.args.Composite(**items))
+
+    def _report(self, faults: Mapping[int, str], instead: str) -> None:
+        """Says which checkpoints were stepped over, and sets them aside."""
+        for step, fault in faults.items():
+            place = self.directory / str(step)
+            if not self._read_only:
+                place = self.directory.with_name("damaged_checkpoints") / str(step)
+                if jax.process_index() == 0:
+                    place.parent.mkdir(exist_ok=True)
+                    while place.exists():
+                        place = place.with_name(place.name + "_again")
+                    (self.directory / str(step)).rename(place)
+            warnings.warn(f"the checkpoint of step {step} is damaged ({fault}): {instead}. It lies in {place}", stacklevel=4)
+        if faults and not self._read_only:
+            _of_all_hosts(0)  # until the first of them has moved it
+            self._manager.reload()
+
+
+def copied(state: TrainState) -> dict[str, np.ndarray]:
+    """The leaves of a state by name, on the host, whose buffers may then be donated; zeros where another host writes them."""
+    arrays = flat(state)[0]
+    if jax.process_index():
+        return {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in arrays.items()} | {"step": np.asarray(state.step)}
+    return {name: np.array(leaf) for name, leaf in jax.device_get(arrays).items()}
+
+
+def flat(state: TrainState) -> tuple[dict[str, Any], Any]:
+    """The state's leaves under names such as "ema.conv_in.kernel", and the tree they came from."""
+    leaves, tree = jax.tree_util.tree_flatten_with_path(state)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}, tree
+
+
+def _part(name: str) -> str:
+    return "average" if name.split(".")[0] == "ema" else "rest"
+
+
+def _checksums(arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """The CRC-32 of each array's bytes, by as many threads as there are cores."""
+
+    def checksum(array: np.ndarray) -> int:
+        return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        return dict(zip(arrays, threads.map(checksum, arrays.values())))
+
+
+def _of_all_hosts(value: int) -> list[int]:
+    """The value of each host, in their order; a host goes on only once all have come here."""
+    return [int(each) for each in np.ravel(multihost_utils.process_allgather(np.array([value])))]

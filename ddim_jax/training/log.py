@@ -5,6 +5,7 @@ import json
 import pathlib
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,25 +19,29 @@ from ddim_jax.data.images import save_png
 class Log:
     """Averages metrics and writes them to `workdir`/metrics.jsonl and its TensorBoard folder. Use as a context.
 
-    A resumed run starts at step `start` and drops what an earlier one logged beyond it. A process that is not `active`
-    writes nothing. Speed and time left do not count the first call, which compiles.
+    A resumed run starts at step `start` and drops what an earlier one logged beyond it; `begun` is what that one had `notes` of.
+    A process that is not `active` writes nothing. Speed and time left do not count the first call, which compiles.
     """
 
-    def __init__(self, workdir: pathlib.Path, start: int, total: int, batch_size: int, active: bool):
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        start: int,
+        total: int,
+        batch_size: int,
+        active: bool,
+        begun: Mapping[str, Any] = {"steps": 0, "skipped": 0, "sums": {}},
+    ):
         self.batch_size, self._workdir, self._total, self._step = batch_size, workdir, total, start
         self._file = self._board = self._bar = None
-        self._sums: dict[str, float] = {}
-        self._steps = self._timed_steps = 0
+        self._sums: dict[str, float] = dict(begun["sums"])
+        self._steps, self._skipped, self._timed_steps = begun["steps"], begun["skipped"], 0
         self._clock: float | None = None  # None until the first call is over
         self._shows_bar = active and sys.stderr.isatty()
         self._shows_lines = active and not self._shows_bar  # a file or pipe would fill with frames of the bar
         if active:
-            path = workdir / "metrics.jsonl"
-            lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= start]
-            with whole(path) as part:
-                part.write_text("".join(kept))
-            self._file = open(path, "a", buffering=1)
+            _drop_beyond(start, workdir / "metrics.jsonl")
+            self._file = open(workdir / "metrics.jsonl", "a", buffering=1)
             from tensorboardX import SummaryWriter  # which imports PyTorch where that is installed
 
             self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
@@ -52,11 +57,13 @@ class Log:
             self._board.close()
 
     def add(self, metrics: Mapping[str, np.ndarray]) -> None:
-        """Takes the metrics of one call, each [K]."""
+        """Takes the metrics of one call, each [K]. A step at which one is not finite counts as skipped."""
         count = max(map(len, metrics.values()))
+        finite = np.all([np.isfinite(values) for values in metrics.values()], axis=0)
         for name, values in metrics.items():
-            self._sums[name] = self._sums.get(name, 0.0) + float(np.sum(values, dtype=np.float64))
+            self._sums[name] = self._sums.get(name, 0.0) + float(np.sum(values[finite], dtype=np.float64))
         self._steps += count
+        self._skipped += count - int(np.sum(finite))
         self._step += count
         if self._clock is None:
             self._clock = time.perf_counter()
@@ -67,10 +74,17 @@ class Log:
         if self._bar is not None:
             self._bar.update(count)
 
+    def notes(self) -> dict[str, Any]:
+        """What has been added since the last time it was written, as JSON has it: the run that goes on from here `begun` with."""
+        return {"steps": self._steps, "skipped": self._skipped, "sums": dict(self._sums)}
+
     def write(self, step: int, more: Mapping[str, float]) -> None:
-        """Writes the means of all steps since the last time or the resumption, the speed, and what else is given."""
+        """Writes the means of all steps since the last time that were not skipped, the speed, and what else is given."""
         seconds = time.perf_counter() - self._clock if self._clock is not None else 0.0
-        record = {name: total / self._steps for name, total in self._sums.items()} | dict(more)
+        told = max(self._steps - self._skipped, 1)
+        record = {name: total / told for name, total in self._sums.items()} | dict(more)
+        if self._skipped:
+            record["skipped_steps"] = self._skipped
         if self._timed_steps:
             record["steps_per_second"] = self._timed_steps / seconds
             record["images_per_second"] = record["steps_per_second"] * self.batch_size
@@ -84,7 +98,7 @@ class Log:
             left = (self._total - step) / record["steps_per_second"] if self._timed_steps else None
             end = "" if left is None else f", {tqdm.format_interval(left)} left"
             print(f"step {step} of {self._total}: {said}{end}", file=sys.stderr, flush=True)
-        self._sums, self._steps, self._timed_steps, self._clock = {}, 0, 0, time.perf_counter()
+        self._sums, self._steps, self._skipped, self._timed_steps, self._clock = {}, 0, 0, 0, time.perf_counter()
 
     def write_results(self, step: int, results: Mapping[str, float | np.ndarray]) -> None:
         """Writes what a hook found: numbers into the log, pictures uint8 [H, W, C] as `workdir`/NAME/step_N.png too."""
@@ -109,3 +123,30 @@ class Log:
         yield
         if self._clock is not None:
             self._clock += time.perf_counter() - began
+
+
+def _drop_beyond(start: int, path: pathlib.Path) -> None:
+    """Leaves the lines of steps up to `start`. What is no line of a log is set aside in a file of its own, and said."""
+    kept, damaged = [], []
+    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else []:
+        step = _step_of(line)
+        if step is None:
+            damaged.append(line)
+        elif step <= start and line.endswith(b"\n"):
+            kept.append(line)
+    if damaged and damaged != [line]:  # one that was not written to its end is what a killed process leaves
+        aside = path.with_stem("metrics_damaged")
+        with aside.open("ab") as file:
+            file.writelines(damaged)
+        warnings.warn(f"{path} has {len(damaged)} lines that are no records: they are set aside in {aside.name}", stacklevel=3)
+    with whole(path) as part:
+        part.write_bytes(b"".join(kept))
+
+
+def _step_of(line: bytes) -> int | None:
+    """The step that a line of the log is of; None for what is no such line."""
+    try:
+        step = json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return step if isinstance(step, int) else None

@@ -1,12 +1,14 @@
 """The training loop: one compiled call of several steps, again and again, with its log, hooks and checkpoints."""
 
+import contextlib
 import functools
 import itertools
+import json
 import os
 import pathlib
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,14 +16,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ddim_jax.common.files import whole
+from ddim_jax.common.holding import held
 from ddim_jax.common.seeds import check_seed
 from ddim_jax.data import batches, sources
-from ddim_jax.training.checkpoints import Checkpoints
+from ddim_jax.training.checkpoints import Checkpoints, copied, flat
 from ddim_jax.training.log import Log
 from ddim_jax.training.step import TrainState, init_state, train_step
 from ddim_jax.training.task import Task
 
 AXIS = "devices"
+MAPPINGS = ("pmap", "shard_map")
+MOST_SKIPPED = 20  # steps in a row
 
 
 class DivergedError(FloatingPointError):
@@ -38,11 +44,15 @@ def train(
     steps_per_call: int = 1,
     log_every: int = 100,
     checkpoint_every: int = 1000,
+    keep_every: int = 0,
+    mapping: str = "pmap",
+    about: Mapping[str, Any] = {},
 ) -> TrainState:
     """Trains a task in `workdir`, over all devices of all hosts, and goes on where an earlier run stopped.
 
     A run that was stopped at any moment ends with the same bits as one that was not. SIGTERM and SIGINT end it after the call
-    at hand, with a checkpoint. Its folder holds checkpoints, metrics.jsonl, TensorBoard's files, and what the hooks draw.
+    at hand, with a checkpoint. Its folder holds checkpoints, metrics.jsonl, TensorBoard's files, and what the hooks draw. One
+    process at a time may write there.
 
     task:             what is trained; see `Task`.
     workdir:          the folder of the run, which all hosts share.
@@ -52,50 +62,70 @@ def train(
     steps_per_call:   at most so many steps run in one compiled call, without a word from the host; a call ends earlier where
                       something is due. XLA for CPUs runs the gradients of convolutions 20 times slower in more than one.
     log_every:        the steps over which metrics are averaged for the log.
-    checkpoint_every: the steps between checkpoints; the last step always has one.
+    checkpoint_every: the steps between checkpoints; the last step always has one. The newest two are kept,
+    keep_every:       and each whose step this divides; 0 keeps no other.
+    mapping:          what spreads a step over the devices, "pmap" or "shard_map"; see `mapped_steps`.
+    about:            what describes the run, as JSON by name: written to NAME.json in its folder, and into its checkpoints.
 
     Returns the last state, on the host. Its `ema` is what one samples from.
 
     Raises ValueError for numbers that cannot work, before anything is written; for a checkpoint in `workdir` that is not of
-    this task or seed; DamagedCheckpoint where the newest checkpoint is not what was saved; DivergedError where loss or gradient
-    is not finite, before anything of it is saved.
+    this task or seed; BlockingIOError where another process trains there; DamagedCheckpoint where no checkpoint is what was
+    saved; DivergedError where loss or gradient is not finite, before anything of it is saved.
     """
     workdir = pathlib.Path(workdir)
     every = [log_every, checkpoint_every, *(hook.every for hook in task.hooks)]
-    _check(task, steps, batch_size, seed, [steps_per_call, *every])
+    _check(task, steps, batch_size, seed, [steps_per_call, *every], mapping)
     leader = jax.process_index() == 0
 
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
+    with (
+        held(workdir) if leader else contextlib.nullcontext(),
+        Checkpoints(workdir / "checkpoints", keep_every=keep_every) as checkpoints,
+    ):
         init = functools.partial(first_state, task, seed)
         if checkpoints.latest_step() is None:
-            state = _on_host(init, task.initial)
+            state, notes = _on_host(init, task.initial), dict[str, Any]()
         else:
-            state = checkpoints.restore(jax.eval_shape(init))
+            state, notes = checkpoints.restore(jax.eval_shape(init))
             if int(state.seed) != seed:
                 raise ValueError(f"the run in {workdir} has the seed {state.seed}, now it is {seed}: go on with the old one")
+        if leader:
+            checkpoints.check_room(flat(state)[0])
         start = int(state.step)
         state, teacher = on_every_device(state), on_every_device(task.teacher)
         dataset = on_every_device(task.source) if sources.in_memory(task.source) else None
-        compiled = mapped_steps(task)
+        compiled = mapped_steps(task, mapping)
         ends = list(_call_ends(start, steps, steps_per_call, every))
         calls = _feed(task.source, batch_size, seed, start, ends, steps_per_call)
-        with Log(workdir, start, steps, batch_size, leader) as log, Interruption() as interruption:
-            batch, before = next(calls, None), start
+        for name, value in about.items() if leader else ():
+            with whole(workdir / f"{name}.json") as part:
+                part.write_text(json.dumps(value, indent=1) + "\n")
+        begun = {"begun": notes["log"]} if "log" in notes else {}
+        with Log(workdir, start, steps, batch_size, leader, **begun) as log, Interruption() as interruption:
+            batch, before, unsaved, skipped = next(calls, None), start, None, 0
             for step in ends:
                 state, metrics = compiled(state, dataset, teacher, batch, step - before)
-                batch = next(calls, None)  # the next batches are made while the devices work
+                if unsaved:  # while the devices work
+                    checkpoints.save(*unsaved)
+                    unsaved = None
+                batch = next(calls, None)  # and the next batches are made
                 metrics = {name: values[: step - before] for name, values in jax.device_get(metrics).items()}
-                _check_finite(metrics, step, checkpoints.latest_step())
+                skipped = _check_finite(
+                    metrics, step, checkpoints.latest_step(), MOST_SKIPPED if task.skips_nonfinite else 0, skipped
+                )
                 log.add(metrics)
                 stop = interruption.asked or any(map(checkpoints.reached_preemption, range(before + 1, step + 1)))
                 if step % log_every == 0:
                     rate = task.learning_rate and task.learning_rate(step - 1)
                     log.write(step, {} if rate is None else {"learning_rate": float(np.asarray(rate))})
+                due = [hook for hook in task.hooks if step % hook.every == 0]
                 if step % checkpoint_every == 0 or step == steps or stop:
-                    checkpoints.save(state)
+                    unsaved = copied(state), {"log": log.notes(), **about}
+                    if step == steps or stop or due:
+                        checkpoints.save(*unsaved)
+                        unsaved = None
                 if stop:
                     break
-                due = [hook for hook in task.hooks if step % hook.every == 0]
                 if due:
                     with log.untimed():
                         params = jax.device_get(state.ema)
@@ -120,23 +150,33 @@ def make_step(task: Task, axis_name: str | None = None) -> Callable[..., tuple[T
         null=task.network.null,
         condition_dropout=task.condition_dropout,
         ema_decay=task.ema_decay,
+        accumulate=task.accumulate,
         axis_name=axis_name,
     )
 
 
-def mapped_steps(task: Task, devices: Sequence[jax.Device] | None = None) -> Any:
+def mapped_steps(task: Task, mapping: str = "pmap", devices: Sequence[jax.Device] | None = None) -> Callable:
     """`train_steps` of a task, mapped: (state, dataset, teacher, batch [devices, K, B / devices, ...], count) as it takes them.
 
+    mapping: "pmap", or "shard_map", which `jax.jit` compiles for a mesh of all devices: the same numbers.
     devices: all that share the work; None are all there are, of which each process hands over the batch of its own.
     """
-    return jax.pmap(
-        functools.partial(train_steps, step_fn=make_step(task, AXIS)),
-        axis_name=AXIS,
-        in_axes=(None, None, None, 0, None),  # the state carries no device axis: it is whole on each device
-        out_axes=None,
-        donate_argnums=0,
-        devices=devices,
-    )
+    steps = functools.partial(train_steps, step_fn=make_step(task, AXIS))
+    if mapping == "pmap":
+        # The state carries no device axis: it is whole on each device.
+        axes = (None, None, None, 0, None)
+        return jax.pmap(steps, AXIS, in_axes=axes, out_axes=None, donate_argnums=0, devices=devices)
+
+    def of_a_device(state: TrainState, dataset: Any, teacher: Any, batch: Any, count: jax.Array) -> tuple:
+        return steps(state, dataset, teacher, jax.tree.map(lambda values: values[0], batch), count)
+
+    mesh = Mesh(np.array(jax.devices() if devices is None else devices), (AXIS,))
+    whole, split = PartitionSpec(), PartitionSpec(AXIS)
+    # Gradients are averaged by the step itself, as under pmap, and so are not to be made one by shard_map's own checks.
+    mapped = jax.shard_map(of_a_device, mesh=mesh, in_specs=(whole, whole, whole, split, whole), out_specs=whole, check_vma=False)
+    compiled = jax.jit(mapped, donate_argnums=0)
+    share = functools.partial(jax.make_array_from_process_local_data, NamedSharding(mesh, split))
+    return lambda state, dataset, teacher, batch, count: compiled(state, dataset, teacher, jax.tree.map(share, batch), count)
 
 
 def train_steps(state: TrainState, dataset: Any, teacher: Any, batch: Any, count: jax.Array, *, step_fn: Callable) -> tuple:
@@ -168,7 +208,7 @@ def train_steps(state: TrainState, dataset: Any, teacher: Any, batch: Any, count
     return jax.lax.fori_loop(0, count, body, (state, metrics))
 
 
-def _check(task: Task, steps: int, batch_size: int, seed: int, counts: Sequence[int]) -> None:
+def _check(task: Task, steps: int, batch_size: int, seed: int, counts: Sequence[int], mapping: str) -> None:
     """Raises ValueError where the numbers of a run cannot work."""
     check_seed(seed)
     check_batch_size(batch_size)
@@ -177,6 +217,8 @@ def _check(task: Task, steps: int, batch_size: int, seed: int, counts: Sequence[
             f"steps is {steps}, and steps_per_call, log_every, checkpoint_every and `every` of the hooks are {list(counts)}; "
             "expected whole numbers of at least 1"
         )
+    if mapping not in MAPPINGS:
+        raise ValueError(f"mapping is {mapping!r}; expected one of {', '.join(MAPPINGS)}")
     if sources.num_examples(task.source) < 1:
         raise ValueError("the source holds no example")
 
@@ -248,16 +290,24 @@ def on_every_device(tree: Any) -> Any:
     return jax.tree.map(lambda array: jax.make_array_from_process_local_data(everywhere, np.array(array)), tree)
 
 
-def _check_finite(metrics: dict[str, np.ndarray], step: int, kept: int | None) -> None:
-    """Raises DivergedError where a metric of the call that ended at `step` is not finite; `kept` is the last checkpoint's."""
-    for name, values in metrics.items():
-        if not np.all(np.isfinite(values)):
-            bad = step - len(values) + 1 + int(np.argmin(np.isfinite(values)))
+def _check_finite(metrics: dict[str, np.ndarray], step: int, kept: int | None, most: int, before: int) -> int:
+    """The steps in a row up to `step`, at which a call ended, whose metrics are not finite; `before` it, there were so many.
+
+    Raises DivergedError where they are more than `most`; `kept` is the last checkpoint's step.
+    """
+    count = before
+    for at, values in enumerate(zip(*metrics.values()), step + 1 - len(metrics["loss"])):
+        count = 0 if np.all(np.isfinite(values)) else count + 1
+        if count > most:
+            name = next(name for name, value in zip(metrics, values) if not np.isfinite(value))
             raise DivergedError(
-                f"the {name} of step {bad} is {values[~np.isfinite(values)][0]}: training has diverged. "
+                f"the {name} of step {at} is {metrics[name][at - step - 1]}"
+                + (f", as in the {most} steps before, which were skipped" if most else "")
+                + ": training has diverged. "
                 + (f"The checkpoint of step {kept} is kept. " if kept else "No checkpoint was due yet. ")
                 + "Try a smaller learning_rate, more warmup_steps or a smaller grad_clip, in a new folder."
             )
+    return count
 
 
 class Interruption:

@@ -90,9 +90,10 @@ def plan(task: Task, batch_size: int, devices: Sequence[jax.Device]) -> Plan:
     batch, count = _batch(example, len(devices), 1, batch_size // len(devices)), jax.ShapeDtypeStruct((), np.int32)
     everywhere = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec())
     whole = [_laid_out(tree, everywhere) for tree in (state, dataset, task.teacher)]
-    lowered = mapped_steps(task, devices).lower(*whole, batch, count)
-    # As one device takes the whole step, before a compiler pads it or hides its convolutions in calls.
-    alone = jax.jit(functools.partial(train_steps, step_fn=make_step(task)))
+    mapped: Any = mapped_steps(task, devices=devices)
+    lowered = mapped.lower(*whole, batch, count)
+    # As one device takes the whole step at once, before a compiler pads it, hides its convolutions in calls or puts it in loops.
+    alone = jax.jit(functools.partial(train_steps, step_fn=make_step(task._replace(accumulate=1))))
     cost = alone.lower(state, dataset, task.teacher, _batch(example, 1, batch_size), count).cost_analysis()
     start = time.perf_counter()
     compiled = _compile(lowered, devices[0], batch_size)

@@ -38,15 +38,28 @@ def init_state(params: Any, optimizer: optax.GradientTransformation, seed: int) 
     return TrainState(jnp.int32(0), params, copy, optimizer.init(params), jnp.int32(seed))
 
 
-def warm_up(learning_rate: float, warmup_steps: int) -> optax.Schedule:
-    """The learning rate at each step from 0: it rises evenly from 0 to learning_rate over warmup_steps; 0 of them: at once."""
-    return optax.linear_schedule(0.0, learning_rate, warmup_steps) if warmup_steps else lambda step: learning_rate
+def learning_rates(learning_rate: float, warmup_steps: int = 0, cosine_steps: int = 0) -> optax.Schedule:
+    """The learning rate at each step from 0: it rises evenly from 0 to learning_rate over warmup_steps; 0 of them: at once.
+
+    Then it stays, or falls by half a cosine, to reach 0 at step cosine_steps, where that is not 0.
+    """
+    rise = optax.linear_schedule(0.0, learning_rate, warmup_steps) if warmup_steps else lambda step: learning_rate
+    if not cosine_steps:
+        return rise
+    return optax.join_schedules([rise, optax.cosine_decay_schedule(learning_rate, cosine_steps - warmup_steps)], [warmup_steps])
 
 
-def make_optimizer(learning_rate: float, warmup_steps: int = 0, grad_clip: float = 0.0) -> optax.GradientTransformation:
-    """Adam with linear warm-up, after clipping by the global norm (DDPM appendix B and its code); 0 leaves either out."""
-    rate = warm_up(learning_rate, warmup_steps) if warmup_steps else learning_rate  # a number needs no state of its own
-    return optax.chain(optax.clip_by_global_norm(grad_clip) if grad_clip else optax.identity(), optax.adam(rate))
+def make_optimizer(
+    learning_rate: float, warmup_steps: int = 0, grad_clip: float = 0.0, cosine_steps: int = 0, skip_nonfinite: bool = False
+) -> optax.GradientTransformation:
+    """Adam at `learning_rates`, after clipping by the global norm (DDPM appendix B and its code); 0 leaves each of them out.
+
+    skip_nonfinite: whether a step whose gradient is not finite leaves the parameters and Adam's state as they are.
+    """
+    varies = warmup_steps or cosine_steps  # a number needs no state of its own
+    rate = learning_rates(learning_rate, warmup_steps, cosine_steps) if varies else learning_rate
+    made = optax.chain(optax.clip_by_global_norm(grad_clip) if grad_clip else optax.identity(), optax.adam(rate))
+    return optax.apply_if_finite(made, max_consecutive_errors=np.iinfo(np.int32).max) if skip_nonfinite else made
 
 
 def as_they_are(examples: Any, keys: jax.Array) -> Example:
@@ -77,6 +90,7 @@ def train_step(
     null: Mapping[str, Any] = {},
     condition_dropout: float = 0.0,
     ema_decay: float = 0.9999,
+    accumulate: int = 1,
     axis_name: str | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One step: the objective of Eq. 5 at random t, its gradient, the optimizer, and the average of the parameters.
@@ -97,11 +111,14 @@ def train_step(
     null:              of each condition, the value that stands for "not told".
     condition_dropout: the probability in [0, 1) with which an example's condition is withheld, all of it at once.
     ema_decay:         of the average, in [0, 1], once it is old: after n steps it is at most (1 + n) / (10 + n).
+    accumulate:        the parts of the batch, taken one after the other, whose gradients are averaged: the same step, but for
+                       rounding and dropout's keys, in the memory of one part.
     axis_name:         of a pmap or shard_map around this function, over whose devices gradients are averaged.
 
     Returns the state after the step, and its metrics `loss` and `grad_norm`, scalars.
 
-    Raises ValueError where conditions are to be withheld and there are none, or one has no null.
+    Raises ValueError where conditions are to be withheld and there are none, or one has no null, and where `accumulate` does
+    not divide a device's share.
     """
     size = jax.tree.leaves(batch)[0].shape[0]
     position, batch_size = jnp.arange(size), size
@@ -118,17 +135,20 @@ def train_step(
     if condition_dropout:
         condition = _drop(condition, null, by_example(withhold_key), condition_dropout)
     t = stratified_steps(jax.random.uniform(t_key), position, batch_size, schedule.num_steps)
-    dropout_key = jax.random.fold_in(dropout_key, position[0])
 
-    def network(params: Any, key: jax.Array | None) -> EpsFn:
-        return number_from_zero(lambda x, step: apply_fn(params, x, step, condition, key))
+    def loss_and_gradient(part: tuple) -> tuple[jax.Array, Any]:
+        x0, condition, t, keys, position = part
 
-    asked = {} if teacher is None else {"teacher": network(teacher, None)}
+        def network(params: Any, key: jax.Array | None) -> EpsFn:
+            return number_from_zero(lambda x, step: apply_fn(params, x, step, condition, key))
 
-    def mean_loss(params: Any) -> jax.Array:
-        return loss_fn(schedule, network(params, dropout_key), x0, t, by_example(noise_key), **asked).mean()
+        def mean_loss(params: Any) -> jax.Array:
+            asked = {} if teacher is None else {"teacher": network(teacher, None)}
+            return loss_fn(schedule, network(params, jax.random.fold_in(dropout_key, position[0])), x0, t, keys, **asked).mean()
 
-    loss, grads = jax.value_and_grad(mean_loss)(state.params)
+        return jax.value_and_grad(mean_loss)(state.params)
+
+    loss, grads = _mean_of_parts(loss_and_gradient, (x0, condition, t, by_example(noise_key), position), accumulate)
     if axis_name is not None:
         loss, grads = jax.lax.pmean((loss, grads), axis_name)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -137,6 +157,19 @@ def train_step(
     decay = jnp.minimum(ema_decay, (1 + step) / (10 + step))  # a young average forgets its random start
     ema = optax.incremental_update(params, state.ema, 1 - decay)
     return TrainState(step, params, ema, opt_state, state.seed), {"loss": loss, "grad_norm": optax.tree.norm(grads)}
+
+
+def _mean_of_parts(fn: Callable[[Any], Any], rows: Any, parts: int) -> Any:
+    """The mean of fn over equal parts of arrays [B, ...], taken one after the other."""
+    if parts == 1:
+        return fn(rows)
+    size = len(jax.tree.leaves(rows)[0])
+    if size % parts:
+        raise ValueError(f"accumulate is {parts}, which does not divide the {size} examples of a device")
+    by_part = jax.tree.map(lambda a: a.reshape(parts, size // parts, *a.shape[1:]), rows)
+    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(fn, jax.tree.map(lambda a: a[0], by_part)))
+    total, _ = jax.lax.scan(lambda total, part: (jax.tree.map(jnp.add, total, fn(part)), None), zeros, by_part)
+    return jax.tree.map(lambda a: a / parts, total)
 
 
 def _drop(condition: Condition, null: Mapping[str, Any], keys: jax.Array, probability: float) -> dict[str, jax.Array]:

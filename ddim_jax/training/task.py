@@ -25,7 +25,7 @@ class Hook(NamedTuple):
 
 
 class Task(NamedTuple):
-    """A network, what it learns and from what. See `step.train_step` for loss, prepare, teacher and the two numbers."""
+    """A network, what it learns and from what. See `step.train_step` for loss, prepare, teacher and the three numbers."""
 
     network: Network
     schedule: Schedule
@@ -35,6 +35,8 @@ class Task(NamedTuple):
     prepare: Prepare = as_they_are
     condition_dropout: float = 0.0
     ema_decay: float = 0.9999
+    accumulate: int = 1
+    skips_nonfinite: bool = False  # whether the optimizer skips steps that are not finite; else the first of them ends the run
     teacher: Any = None  # parameters, which the loss then asks
     initial: Any = None  # the parameters that a new run begins with; None: as the network draws them
     learning_rate: optax.Schedule | None = None  # for the log alone: the rate that the optimizer takes at each step from 0

@@ -1,13 +1,18 @@
 """Loading by name: the embedded digits, folders, real photographs, memory or one by one."""
 
+import hashlib
+import json
+import os
+import shutil
 import sys
+import warnings
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
-from ddim_jax.data import sources
+from ddim_jax.data import batches, sources
 from ddim_jax.data.folder import image_paths
 from tests.real import real_images
 
@@ -111,6 +116,159 @@ def test_a_folder_is_read_once_under_its_own_name(tmp_path):
     (tmp_path / "a").symlink_to(tmp_path / "z")  # read first, if links were read in their turn
     assert image_paths(tmp_path) == [str(tmp_path / "z" / "0.png")]
     assert image_paths(tmp_path / "a") == [str(tmp_path / "a" / "0.png")]  # what the user names may be a link
+
+
+def test_folders_that_link_into_each_other_end(tmp_path):
+    put(tmp_path / "a" / "0.png")
+    put(tmp_path / "b" / "1.png")
+    (tmp_path / "a" / "to_b").symlink_to(tmp_path / "b")
+    (tmp_path / "b" / "to_a").symlink_to(tmp_path / "a")
+    (tmp_path / "x").symlink_to(tmp_path / "y")  # two links to each other, behind which there is nothing
+    (tmp_path / "y").symlink_to(tmp_path / "x")
+    assert image_paths(tmp_path) == [str(tmp_path / "a" / "0.png"), str(tmp_path / "b" / "1.png")]
+    assert sources.labels("folder", directory=tmp_path).tolist() == [0, 1]
+
+
+def test_a_part_of_a_folder_that_cannot_be_read_is_not_left_out(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        put(tmp_path / name / "0.png")
+    scan = os.scandir
+
+    def fail(path):
+        if str(path).endswith("b"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", fail)
+    with pytest.raises(PermissionError, match="Permission denied: .*b"):
+        image_paths(tmp_path)
+
+
+def test_a_folder_is_looked_through_once(folder, monkeypatch):
+    directory, _ = folder
+    (directory / "c.png").unlink()  # in no subfolder
+    scanned, scan = [], os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: scanned.append(os.path.relpath(path, directory)) or scan(path))
+    load(directory=directory, num_classes=2)
+    assert sorted(scanned) == [".", "B", "a", "a/b"]
+
+
+def test_a_fingerprint_is_of_names_and_sizes(tmp_path):
+    directory = tmp_path / "here"
+    for name in ("a/0.png", "b/1.png"):
+        (directory / name).parent.mkdir(parents=True)
+        (directory / name).write_bytes(b"12345")
+    before = sources.fingerprint("folder", directory=directory)
+    # The definition, written another way.
+    digest = hashlib.sha256(b"a/0.png\x005\nb/1.png\x005\n").hexdigest()[:16]
+    assert before == {"name": "folder", "split": "train", "count": 2, "digest": digest}
+    assert json.loads(json.dumps(before)) == before
+
+    copy = shutil.copytree(directory, tmp_path / "there")
+    os.utime(copy / "a" / "0.png", (0, 0))
+    assert sources.fingerprint("folder", directory=str(copy) + "/") == before
+    sources.check_unchanged(sources.fingerprint("folder", directory=copy), before, "run")
+
+    def change(step):
+        step()
+        now = sources.fingerprint("folder", directory=copy)
+        with pytest.raises(ValueError, match=f"images have changed .* run in run began.*{digest}; now .*{now['digest']}. Bring"):
+            sources.check_unchanged(now, before, "run")
+        return now["digest"]
+
+    changes = [
+        lambda: (copy / "a" / "0.png").write_bytes(b"123456"),
+        lambda: (copy / "a" / "0.png").rename(copy / "a" / "9.png"),
+        lambda: (copy / "a" / "9.png").rename(copy / "b" / "9.png"),
+        lambda: (copy / "b" / "9.png").unlink(),
+    ]
+    assert len({change(step) for step in changes}) == 4
+
+
+def test_fingerprints_of_the_digits():
+    assert sources.fingerprint("mnist_5k", split="test") == {"name": "mnist_5k", "split": "test", "count": 500}
+    with pytest.raises(ValueError, match="a folder has 'train' alone"):
+        sources.fingerprint("folder", split="test")
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    """Three hundred 8x8 images in two classes, sorted, of which numbers 0, 149 (the last of its class) and 299 are damaged."""
+    pictures = noise(300, 8, 8, 3)
+    for i, picture in enumerate(pictures):
+        path = tmp_path / "ab"[i // 150] / f"{i:03d}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(picture).save(path)
+        if i in (0, 149, 299):
+            path.write_bytes(path.read_bytes()[:60])
+    return tmp_path, pictures[[1, *range(1, 149), 150, *range(150, 299), 1]]  # the next in order stands in, round the end
+
+
+@pytest.mark.parametrize("memory_limit_mb", [0, 1])
+def test_damaged_images_are_skipped_and_counted(damaged, memory_limit_mb):
+    directory, expected = damaged
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        source = load(directory=directory, corrupt="skip", memory_limit_mb=memory_limit_mb, num_classes=2)
+        assert sources.in_memory(source) == (memory_limit_mb > 0)
+        for _ in range(2):
+            index = np.random.default_rng(1).permutation(300)
+            found = sources.take(source, index)
+            np.testing.assert_array_equal(found["image"], expected[index])
+            # The class is that of the image which is shown: 149 shows 150, the first of class 1; 299 shows 1, of class 0.
+            np.testing.assert_array_equal(found["label"], np.repeat([0, 1, 0], [149, 150, 1])[index])
+    said = sorted(str(each.message) for each in caught)
+    assert len(said) == 3 and all("cannot be read as an image" in each and "next image stands in" in each for each in said)
+    assert [name in each for name, each in zip(("a/000.png", "a/149.png", "b/299.png"), said, strict=True)] == [True] * 3
+    assert sorted(each.split("as for ")[1][:15] for each in said) == [f"{n} of 300 images"[:15] for n in (1, 2, 3)]
+    images = load(directory=directory, corrupt="skip", memory_limit_mb=memory_limit_mb)
+    np.testing.assert_array_equal(sources.take(images, np.arange(300)), expected)
+
+
+@pytest.mark.filterwarnings("ignore:.*next image stands in")
+def test_batches_with_skipped_images_are_a_function_of_seed_and_step(damaged):
+    directory, _ = damaged
+    first = list(batches.stream(load(directory=directory, corrupt="skip", memory_limit_mb=0), 32, 0, 0, 20))
+    resumed = list(batches.stream(load(directory=directory, corrupt="skip", memory_limit_mb=0), 32, 0, 7, 20))
+    np.testing.assert_array_equal(first[7:], resumed)
+
+
+@pytest.mark.filterwarnings("ignore:.*next image stands in")
+@pytest.mark.parametrize("memory_limit_mb", [0, 1])
+def test_more_than_one_damaged_image_in_a_hundred_stop(damaged, memory_limit_mb):
+    directory, _ = damaged
+    (directory / "b" / "200.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="4 of 300 images are damaged; .* bears 3, one in a hundred: .*png cannot be read"):
+        sources.take(load(directory=directory, corrupt="skip", memory_limit_mb=memory_limit_mb), np.arange(300))
+
+
+@pytest.mark.filterwarnings("ignore:.*next image stands in")
+def test_small_folders_bear_one_damaged_image_but_not_all(tmp_path):
+    for name in ("0.png", "1.png"):
+        (tmp_path / name).write_bytes(b"no image")
+    with pytest.raises(ValueError, match="2 of 2 images are damaged"):
+        load(directory=tmp_path, corrupt="skip")
+    (tmp_path / "1.png").unlink()
+    with pytest.raises(ValueError, match="1 of 1 images are damaged"):
+        load(directory=tmp_path, corrupt="skip")
+    put(tmp_path / "1.png")
+    assert load(directory=tmp_path, corrupt="skip").shape == (2, 8, 8, 3)
+
+
+def test_what_is_not_damage_stops_where_damaged_images_are_skipped(folder):
+    directory, _ = folder
+    source = load(directory=directory, corrupt="skip", memory_limit_mb=0)
+    (directory / "c.png").unlink()  # a run would see other images than before
+    with pytest.raises(FileNotFoundError, match="c.png"):
+        source[4]
+    (directory / "c.png").mkdir()  # stands for all errors of the system, which may pass
+    with pytest.raises(ValueError, match="c.png cannot be read as an image .*Is a directory"):
+        source[4]
+    Image.new("RGB", (9, 8)).save(directory / "a" / "9.PNG")
+    with pytest.raises(ValueError, match="9.PNG is 9 wide"):
+        source[2]
+    with pytest.raises(ValueError, match="data.corrupt is 'ignore'; expected one of stop, skip"):
+        load(directory=directory, corrupt="ignore")
 
 
 def test_a_damaged_image_is_found_at_load(folder):

@@ -4,14 +4,18 @@ The builders of CelebA and LSUN are TFDS's own, given a few images of ours inste
 encoded files, so that nothing here needs TensorFlow.
 """
 
+import hashlib
 import http.server
 import io
 import pathlib
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import types
+import zipfile
 
 import numpy as np
 import pytest
@@ -21,6 +25,8 @@ tfds = pytest.importorskip("tensorflow_datasets", reason="needs the extra ddim_j
 
 from tensorflow_datasets.core.download import checksums  # noqa: E402
 
+from configs import celeba, lsun_church  # noqa: E402
+from ddim_jax import configuration  # noqa: E402
 from ddim_jax.data import sources  # noqa: E402
 from ddim_jax.data import tfds as ours  # noqa: E402
 
@@ -87,6 +93,34 @@ def test_in_memory_and_one_by_one(prepared):
     assert len(load("tiny_pictures", directory, split="train[:25%]")) == 6
 
 
+def test_fingerprints(prepared):
+    directory, _ = prepared
+    expected = {"name": "tiny_pictures", "split": "test", "version": "1.0.0", "count": 6}
+    assert sources.fingerprint("tiny_pictures", split="test", directory=directory) == expected
+
+
+def test_a_damaged_example_stops_or_is_skipped(tmp_path, monkeypatch):
+    whole = TinyPictures._generate_examples
+
+    def with_damage(self, numbers):
+        for i, example in whole(self, numbers):
+            yield i, example | ({"image": io.BytesIO(b"no image")} if i == 5 else {})
+
+    monkeypatch.setattr(TinyPictures, "_generate_examples", with_damage)
+    builder = TinyPictures(data_dir=tmp_path, file_format="array_record")
+    builder.download_and_prepare()
+    records = builder.as_data_source("train", decoders={"image": tfds.decode.SkipDecoding()})
+    numbers = [int(record["number"]) for record in records]
+    place = numbers.index(5)
+    with pytest.raises(ValueError, match=f"example {place} of tiny_pictures, split 'train', cannot be read as an image"):
+        load("tiny_pictures", tmp_path)
+    numbers[place] = numbers[(place + 1) % 24]
+    for memory_limit_mb in (0, 1):
+        with pytest.warns(UserWarning, match=f"example {place} of tiny_pictures.*1 of 24 images so far"):
+            found = load("tiny_pictures", tmp_path, corrupt="skip", memory_limit_mb=memory_limit_mb)
+            np.testing.assert_array_equal(sources.take(found, np.arange(24)), PICTURES[numbers])
+
+
 def test_training_never_imports_tensorflow(prepared):
     directory, pictures = prepared
     code = f"""
@@ -127,26 +161,106 @@ def test_celeb_a(tmp_path, monkeypatch):
         load("celeb_a", tmp_path, image_size=(64, 64))
 
 
-def test_lsun_is_read_from_its_own_files(tmp_path, monkeypatch):
-    lmdb = pytest.importorskip("lmdb", reason="needs the extra ddim_jax[prepare]")
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (256, 341, 3), np.uint8))
+@pytest.fixture
+def by_hand(tmp_path, monkeypatch):
+    """A function: the files of a TFDS data set are these, and lie where a user without a network puts them; returns DIR."""
+
+    def no_network(*_):
+        raise AssertionError("this asks the network")
+
+    monkeypatch.setattr(socket.socket, "connect", no_network)
+
+    def lie_there(name, files):
+        builder, manual = type(tfds.builder(name, data_dir=tmp_path)), tmp_path / "downloads" / "manual"
+        manual.mkdir(parents=True)
+        urls = {info.filename: url for url, info in builder.url_infos.items()}  # TFDS's own names and addresses
+        infos = {}
+        for filename, content in files.items():
+            (manual / filename).write_bytes(content)
+            infos[urls[filename]] = checksums.UrlInfo(len(content), hashlib.sha256(content).hexdigest(), filename)
+        monkeypatch.setattr(builder, "url_infos", infos)
+        return tmp_path
+
+    return lie_there
+
+
+def zipped(files):
     file = io.BytesIO()
-    picture.save(file, "WEBP", lossless=True)  # LSUN's files are WebP
-    for split in ("train", "val"):
-        folder = tmp_path / split / f"church_outdoor_{split}_lmdb"
-        folder.mkdir(parents=True)
-        with lmdb.open(str(folder)) as database, database.begin(write=True) as writing:
-            for i in range(3):
-                writing.put(f"{i:040d}".encode(), file.getvalue())
-    extracted = {split: str(tmp_path / split) for split in ("train", "val")}
-    monkeypatch.setattr(tfds.download.DownloadManager, "download_and_extract", lambda *_: extracted)
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+def jpeg(array):
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, "JPEG", quality=95, subsampling=0)
+    return file.getvalue()
+
+
+@pytest.mark.slow
+def test_celeb_a_is_prepared_from_archives_that_are_there(by_hand):
+    """The archives in the layout of CelebA's authors, with five pictures: three to train on, one to validate, one to test."""
+    pytest.importorskip("tensorflow", reason="needs the extra ddim_jax[prepare]")
+    names = [f"{i:06d}.jpg" for i in range(1, 6)]
+    colours = dict(zip(names, [(200, 10, 10), (10, 200, 10), (10, 10, 200), (200, 200, 10), (10, 200, 200)], strict=True))
+    pictures = {f"img_align_celeba/{name}": jpeg(np.full((218, 178, 3), colour, np.uint8)) for name, colour in colours.items()}
+    features = tfds.builder("celeb_a").info.features
+
+    def table(columns, row):
+        return "\n".join(["5", " ".join(columns), *(f"{name}  {row}" for name in names), ""]).encode()
+
+    directory = by_hand(
+        "celeb_a",
+        {
+            "img_align_celeba.zip": zipped({"img_align_celeba/": b""} | pictures),
+            "list_eval_partition.txt": "".join(f"{n} {p}\n" for n, p in zip(names, "00012", strict=True)).encode(),
+            "list_attr_celeba.txt": table(features["attributes"], " ".join(["-1"] * 40)),
+            "list_landmarks_align_celeba.txt": table(features["landmarks"], " ".join(["70"] * 10)),
+            "identity_CelebA.txt": "".join(f"{name} 2880\n" for name in names).encode(),
+        },
+    )
+    ours.prepare("celeb_a", directory)
+    config = celeba.get_config()
+    config.data.update(directory=str(directory), image_size=(16, 16))
+    for split, expected in {"train": names[:3], "validation": names[3:4], "test": names[4:]}.items():
+        found = configuration.make_source(config, split)
+        assert found.shape == (len(expected), 16, 16, 3)
+        assert np.ptp(found.astype(int), axis=(1, 2)).max() == 0  # pictures of one colour
+        at = np.abs(found[:, 0, 0, None].astype(int) - [colours[name] for name in expected]).max(-1)  # of each from each
+        assert sorted(at.argmin(1)) == list(range(len(expected))) and at.min(1).max() <= 3  # what JPEG rounds
+
+
+@pytest.mark.slow
+def test_lsun_is_prepared_from_archives_that_are_there(by_hand, monkeypatch):
+    """The archives in the layout of LSUN's authors, a folder with an LMDB: WebP files by number. Needs no TensorFlow."""
+    lmdb = pytest.importorskip("lmdb", reason="needs the extra ddim_jax[prepare]")
     require = ours.extras.require
     monkeypatch.setattr(ours.extras, "require", lambda module, extra: module == "tensorflow" or require(module, extra))
+    pictures = np.random.default_rng(0).integers(0, 256, (4, 256, 341, 3), np.uint8)
+    archives = {}
+    for split, chosen in {"train": pictures[:3], "val": pictures[3:]}.items():
+        folder = f"church_outdoor_{split}_lmdb"
+        with tempfile.TemporaryDirectory() as place:
+            with lmdb.open(place) as database, database.begin(write=True) as writing:
+                for i, picture in enumerate(chosen):
+                    file = io.BytesIO()
+                    Image.fromarray(picture).save(file, "WEBP", lossless=True)
+                    writing.put(hashlib.sha1(bytes([i])).hexdigest().encode(), file.getvalue())
+            files = {f"{folder}/{path.name}": path.read_bytes() for path in pathlib.Path(place).iterdir()}
+        archives[f"{folder}.zip"] = zipped({f"{folder}/": b""} | files)
+    directory = by_hand("lsun/church_outdoor", archives)
 
-    path = ours.prepare("lsun/church_outdoor", tmp_path / "tfds")
-    assert path.startswith(str(tmp_path / "tfds" / "lsun" / "church_outdoor"))
-    loaded = load("lsun/church_outdoor", tmp_path / "tfds", image_size=(256, 256), crop="center", split="validation")
-    np.testing.assert_array_equal(loaded, np.asarray(picture)[None, :, 42:298].repeat(3, 0))
+    path = ours.prepare("lsun/church_outdoor", directory)
+    assert path.startswith(str(directory / "lsun" / "church_outdoor"))
+    config = lsun_church.get_config()
+    config.data.update(directory=str(directory))
+    validation = configuration.make_source(config, "validation")
+    np.testing.assert_array_equal(validation, pictures[3:, :, 42:298])  # the central square, bit for bit
+    found = configuration.make_source(config)
+    assert {image.tobytes() for image in found} == {image.tobytes() for image in pictures[:3, :, 42:298]}
+    config.data.image_size = (32, 32)
+    assert configuration.make_source(config).shape == (3, 32, 32, 3)
 
 
 class TinyArchive(TinyNumbers):

@@ -179,7 +179,7 @@ def test_a_network_of_nonsense_draws_nothing():
 @pytest.mark.slow
 def test_load_reads_all_that_there_is(tmp_path):
     """A file of ours, a run's folder and a folder of diffusers: the same network, samples and settings."""
-    from ddim_jax.training.checkpoints import Checkpoints
+    from ddim_jax.training.checkpoints import Checkpoints, copied
     from ddim_jax.training.step import TrainState
 
     config = cifar10.get_config()
@@ -194,7 +194,7 @@ def test_load_reads_all_that_there_is(tmp_path):
     to_diffusers.save(tmp_path / "diffusers", found)
     configuration.save(config, tmp_path / "run" / "config.json")
     with Checkpoints(tmp_path / "run" / "checkpoints") as checkpoints:
-        checkpoints.save(TrainState(step=8, seed=0, params=params, ema=params, opt_state={}))
+        checkpoints.save(copied(TrainState(step=8, seed=0, params=params, ema=params, opt_state={})))
     expected = configuration.make_model(config, params).sample(2, seed=3)
     for place in ("file.safetensors", "run", "diffusers"):
         model = ddim_jax.load(tmp_path / place)

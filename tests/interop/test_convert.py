@@ -18,7 +18,7 @@ from configs import cifar10
 from ddim_jax import configuration, interop, weights
 from ddim_jax.common import tensor_files
 from ddim_jax.interop import to_diffusers
-from ddim_jax.training.checkpoints import Checkpoints
+from ddim_jax.training.checkpoints import Checkpoints, copied
 from tests.interop import published
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -71,7 +71,7 @@ def test_from_a_run_and_through_every_format(model, tmp_path):
     (tmp_path / "run").mkdir()
     configuration.save(model.config, tmp_path / "run" / "config.json")
     with Checkpoints(tmp_path / "run" / "checkpoints") as checkpoints:
-        checkpoints.save(Saved(8, model.params))
+        checkpoints.save(copied(Saved(8, model.params)))
     to_diffusers.save(tmp_path / "a", interop.read(tmp_path / "run"))
     weights.save(tmp_path / "b.safetensors", interop.read(tmp_path / "a"))
     to_diffusers.save(tmp_path / "c", interop.read(tmp_path / "b.safetensors"))

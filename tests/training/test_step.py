@@ -12,7 +12,7 @@ from ddim_jax.data.images import to_float
 from ddim_jax.diffusion import schedule as schedules
 from ddim_jax.training import preparing
 from ddim_jax.training.loop import train_steps
-from ddim_jax.training.step import as_they_are, init_state, make_optimizer, train_step
+from ddim_jax.training.step import as_they_are, init_state, learning_rates, make_optimizer, train_step
 
 SCHEDULE = schedules.linear()
 FLIPPED = functools.partial(preparing.images, flip=True)
@@ -63,6 +63,55 @@ def test_warm_up_is_linear_and_steps_are_adams():
         update, state = optimizer.update(gradient, state, params)
         rates.append(-float(update[0]))
     np.testing.assert_allclose(rates, [0, 0.25, 0.5, 0.75, 1.0, 1.0], atol=1e-4)
+
+
+def test_the_rate_falls_by_half_a_cosine_after_the_warm_up():
+    """By its formula, rate (1 + cos(pi n / N)) / 2 at the n-th of N steps after the warm-up, and 0 from then on."""
+    rate = learning_rates(0.5, warmup_steps=4, cosine_steps=24)
+    after = 0.5 * (1 + np.cos(np.pi * np.arange(20) / 20)) / 2
+    expected = [0, 0.125, 0.25, 0.375, *after, 0, 0]
+    np.testing.assert_allclose([float(rate(step)) for step in range(26)], expected, atol=1e-7)
+
+
+def test_a_batch_in_parts_is_the_same_step():
+    """Gradients of 16 examples at once, and of 4 times 4: rounding apart (float32, sums of some hundred)."""
+    (state, once), (_, in_parts) = make(), make(accumulate=4)
+    for _ in range(5):
+        (a, of_a), (_, of_b) = once(state, BATCH), in_parts(state, BATCH)
+        np.testing.assert_allclose([of_b["loss"], of_b["grad_norm"]], [of_a["loss"], of_a["grad_norm"]], rtol=1e-5)
+        state = a
+    with pytest.raises(ValueError, match="accumulate is 3, which does not divide the 16 examples"):
+        make(accumulate=3)[1](state, BATCH)
+
+
+def test_a_batch_in_parts_takes_the_memory_of_a_part():
+    """By the compiler's own account, for a layer whose activations are far larger than its parameters."""
+
+    def network(params, x, step, condition, key):
+        return jnp.mean(jnp.tanh(params * jnp.repeat(x, 500, axis=-1)) ** 2, -1, keepdims=True)
+
+    optimizer = make_optimizer(1e-3)
+    state, batch = init_state(jnp.ones(500), optimizer, 0), jnp.ones((64, 8, 8, 1))
+    once, in_parts = (
+        jax.jit(
+            functools.partial(train_step, apply_fn=network, optimizer=optimizer, schedule=SCHEDULE, accumulate=parts)
+        ).lower(state, batch).compile().memory_analysis().temp_size_in_bytes
+        for parts in (1, 8)
+    )  # fmt: skip
+    assert in_parts < once / 4
+
+
+def test_a_step_that_is_not_finite_is_skipped_where_asked():
+    """It changes neither parameters nor Adam's moments, and the next one is as if it had not been."""
+    optimizer = make_optimizer(1e-2, skip_nonfinite=True)
+    params, good = jnp.array([1.0, 2.0]), jnp.array([0.3, -0.1])
+    state = optimizer.init(params)
+    updates, state = optimizer.update(good, state, params)
+    nothing, after = optimizer.update(jnp.array([jnp.nan, 1.0]), state, params)
+    np.testing.assert_array_equal(nothing, 0)
+    again, _ = optimizer.update(good, after, params)
+    straight, _ = optimizer.update(good, state, params)
+    np.testing.assert_array_equal(again, straight)
 
 
 def test_clipping_is_by_the_global_norm():
