@@ -53,6 +53,14 @@ _CHOICES = {  # of the fields of training that name one of several
     "nonfinite": ("stop", "skip"),
 }
 EXTRACTORS = ("classifier", "efficientnet", "inception")  # of features, that samples are judged by
+_NUM_IMAGES = {  # to train on; of TFDS, its catalog says so
+    "mnist_5k": 4_500,
+    "fashion_mnist": 60_000,
+    "cifar10": 50_000,
+    "celeb_a": 162_770,
+    "lsun/bedroom": 3_033_042,
+    "lsun/church_outdoor": 126_227,
+}
 _RANGES = {  # of the numbers that nothing else checks: at least, at most
     "diffusion.num_steps": (1, math.inf),
     "training.seed": (0, LARGEST_SEED),
@@ -230,6 +238,20 @@ def make_source(config: Config, split: str | None = None) -> Any:
     return _load(config, split=split or config.data.split, num_classes=config.model.num_classes)
 
 
+def stand_in_source(config: Config) -> Any:
+    """What `make_source` would give, as far as shapes go, where no data set need be there: black images, which take no memory.
+
+    A data set whose number of images is not in _NUM_IMAGES counts as one that is streamed.
+    """
+    shape, labelled = image_shape(config), config.model.num_classes > 0
+    count = _NUM_IMAGES.get(config.data.name) if config.data.split == "train" else None
+    if count is None or count * math.prod(shape) > config.data.memory_limit_mb * 2**20:
+        image = np.zeros(shape, np.uint8)
+        return [{"image": image, "label": np.int32(0)} if labelled else image]
+    images = np.broadcast_to(np.uint8(0), (count, *shape))
+    return {"image": images, "label": np.zeros(count, np.int32)} if labelled else images
+
+
 def held_out_images(config: Config, count: int, folder: str | None = None, split: str = "test") -> np.ndarray:
     """At most `count` images uint8 [N, H, W, C] of a folder, cropped as in training, or of a split of the data set.
 
@@ -327,13 +349,19 @@ def image_condition(config: Config, images: np.ndarray) -> dict[str, np.ndarray]
 
 def make_task(config: Config) -> Task:
     """What config.training trains, with its data loaded and its hooks; see `run_arguments` for the numbers of the run."""
+    task = make_bare_task(config, make_source(config))
+    return task._replace(hooks=make_hooks(config, task))
+
+
+def make_bare_task(config: Config, source: Any) -> Task:
+    """What config.training trains on these examples, without hooks."""
     how, data = config.training, config.data
     conditions = config.model.num_classes or data.degrade
     cosine = how.steps if how.learning_rate_decay == "cosine" else 0
-    task = Task(
+    return Task(
         network=make_network(config, how.dtype, how.remat),
         schedule=make_schedule(config),
-        source=make_source(config),
+        source=source,
         optimizer=make_optimizer(how.learning_rate, how.warmup_steps, how.grad_clip, cosine, how.nonfinite == "skip"),
         loss=make_loss(config),
         prepare=make_prepare(config),
@@ -343,7 +371,6 @@ def make_task(config: Config) -> Task:
         skips_nonfinite=how.nonfinite == "skip",
         learning_rate=learning_rates(how.learning_rate, how.warmup_steps, cosine),
     )
-    return task._replace(hooks=make_hooks(config, task))
 
 
 def make_hooks(config: Config, task: Task) -> list[Hook]:

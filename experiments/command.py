@@ -17,6 +17,7 @@ from configs import cifar10
 
 FIELDS = {f"{part}.{field}": value for part, fields in cifar10.get_config().items() for field, value in fields.items()}
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Whether an error that is understood shows where it was raised, too.")
+flags.disclaim_key_flags()  # those below are of the command that asks for them, and in its --help
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -26,6 +27,30 @@ def run(main: Callable[[list[str]], None]) -> None:
     with its traceback.
     """
     app.run(functools.partial(_guarded, main), flags_parser=_parsed)
+
+
+def define_multihost() -> None:
+    """Defines the flags of a command that several processes may share; see `join`."""
+    flags.DEFINE_bool("multihost", False, "Whether this is one process of several, as on a TPU pod.")
+    flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0. Of --multihost, where JAX does not find the others itself.")
+    flags.DEFINE_integer("num_processes", None, "How many they are. Of --coordinator.", lower_bound=1)
+    flags.DEFINE_integer("process_id", None, "Which of them this is, from 0. Of --coordinator.", lower_bound=0)
+
+
+def join() -> None:
+    """With --multihost, meets the other processes. Raises ValueError where neither JAX nor the flags say which they are."""
+    given = (flags.FLAGS.coordinator, flags.FLAGS.num_processes, flags.FLAGS.process_id)
+    if not flags.FLAGS.multihost:
+        if given != (None, None, None):
+            raise app.UsageError("--coordinator, --num_processes and --process_id are of --multihost: give it, too")
+        return
+    try:
+        jax.distributed.initialize(*given)
+    except ValueError as error:
+        raise ValueError(
+            f"--multihost: {error} On TPUs, SLURM, Open MPI and Kubernetes JAX finds the processes itself; elsewhere give each "
+            "--coordinator=HOST:PORT of process 0, --num_processes=N and --process_id=0 to N - 1"
+        ) from error
 
 
 def _parsed(argv: Sequence[str]) -> list[str]:

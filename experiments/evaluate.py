@@ -52,7 +52,7 @@ _REFERENCES = flags.DEFINE_string(
 )
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 256, "How many images are drawn at once.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Image i of a seed has the same latent in every figure.")
-_MULTIHOST = flags.DEFINE_bool("multihost", False, "Whether this is one process of several, as on a TPU pod.")
+command.define_multihost()
 _DTYPE = flags.DEFINE_enum("dtype", None, ("float32", "bfloat16"), "What layers compute in. Default: the model's own.")
 
 
@@ -72,8 +72,7 @@ def main(_):
         raise app.UsageError("give either --workdir, the folder of a training run, or --checkpoint, a file or folder of weights")
     if _OUTPUT.value is None and _WORKDIR.value is None:
         raise app.UsageError("give --output, the folder to write to")
-    if _MULTIHOST.value:
-        jax.distributed.initialize()
+    command.join()
     found = weights.from_workdir(_WORKDIR.value) if _WORKDIR.value else interop.read(_CHECKPOINT.value)
     config, model = found.config, configuration.make_model(*found, _DTYPE.value)
     if _SPACING.value:

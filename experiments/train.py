@@ -2,28 +2,55 @@
 
     python -m experiments.train --config=configs/cifar10.py --workdir=runs/cifar10 --config.training.batch_size=64
 
-On a pod, run the same line on every host with --multihost, and a --workdir that all of them share. Every field of the
-configuration is a flag; those of configs/cifar10.py, of which the others change some, are:
+What a run takes (memory, FLOPs, messages, hours), before it is paid for, needs neither its devices nor its data:
+
+    python -m experiments.train --config=configs/cifar10.py --dry_run --topology=v5e:4x4
+
+On a pod, run the same line on every host with --multihost, and a --workdir that all of them share (docs/pods.md). Every field of
+the configuration is a flag; those of configs/cifar10.py, of which the others change some, are:
 
 """
+
+import sys
 
 import jax
 from absl import flags
 from ml_collections import config_flags
 
-from ddim_jax import runs
+from ddim_jax import configuration, runs
+from ddim_jax.training import planning
 from experiments import command
 
 __doc__ += "\n".join(f"  --config.{name}={value!r}" for name, value in command.FIELDS.items())  # which --help shows
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The configuration to train.", lock_config=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: its log, pictures and checkpoints.", required=True)
-_MULTIHOST = flags.DEFINE_bool("multihost", False, "Whether this is one of several processes that train together.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: its log, pictures and checkpoints.")
+command.define_multihost()
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Whether to compile a step and say what the run takes, and no more.")
+_TOPOLOGY = flags.DEFINE_string("topology", None, "Of --dry_run: a TPU slice, like v5e:4x4. Default: the devices at hand.")
+
+
+flags.register_validator("workdir", lambda folder: folder is not None or _DRY_RUN.value, "a run needs a folder, a --dry_run none")
+flags.register_validator("topology", lambda name: name is None or _DRY_RUN.value, "only a --dry_run can be of a --topology")
+
+
+def dry_run():
+    """Prints what the run takes. Its data set need not be there, nor its devices where they are a --topology."""
+    if _TOPOLOGY.value:
+        jax.config.update("jax_platforms", "cpu")  # nothing runs on devices, which may be in use
+    devices = planning.tpu_devices(_TOPOLOGY.value) if _TOPOLOGY.value else jax.devices()
+    config = _CONFIG.value
+    configuration.check(config)
+    task = configuration.make_bare_task(config, configuration.stand_in_source(config))
+    print(f"compiling for {len(devices)} x {devices[0].device_kind}, which takes minutes", file=sys.stderr)
+    plan = planning.plan(task, config.training.batch_size, devices)
+    print(planning.describe(plan, config.training.steps))
 
 
 def main(_):
-    if _MULTIHOST.value:
-        jax.distributed.initialize()
+    if _DRY_RUN.value:
+        return dry_run()
+    command.join()
     state, steps = runs.train_config(_CONFIG.value, _WORKDIR.value), _CONFIG.value.training.steps
     if state.step < steps:
         print(f"{_WORKDIR.value}: {state.step} of {steps} steps; the same command goes on from there.")

@@ -223,9 +223,9 @@ def _check(task: Task, steps: int, batch_size: int, seed: int, counts: Sequence[
         raise ValueError("the source holds no example")
 
 
-def check_batch_size(batch_size: int) -> None:
-    """Raises ValueError unless it is a positive multiple of the number of devices."""
-    devices = jax.device_count()
+def check_batch_size(batch_size: int, devices: int | None = None) -> None:
+    """Raises ValueError unless it is a positive multiple of the number of devices; None are those that are here."""
+    devices = jax.device_count() if devices is None else devices
     if batch_size < 1 or batch_size % devices:
         raise ValueError(
             f"batch_size is {batch_size}, which the {devices} devices here do not divide; try "

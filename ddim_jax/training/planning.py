@@ -1,0 +1,219 @@
+"""What a run takes, before it is paid for: its step is compiled for the devices that it will run on, from shapes alone."""
+
+import functools
+import math
+import os
+import re
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ddim_jax.common import extras
+from ddim_jax.data import sources
+from ddim_jax.training.loop import AXIS, check_batch_size, first_state, make_step, mapped_steps, train_steps
+from ddim_jax.training.task import Task
+
+
+class Chip(NamedTuple):
+    """What a vendor says of one device, as JAX counts them."""
+
+    peak: float  # FLOP/s of dense products in bfloat16
+    memory: float  # bytes
+
+
+# By jax.Device.device_kind. TPUs: docs.cloud.google.com/tpu/docs/v4, /v5e, /v5p and /v6e. GPUs: nvidia.com/en-us/data-center/h100
+# (whose figure is twice as high, for sparse matrices) and /a100.
+CHIPS = {
+    "TPU v4": Chip(275e12, 32 * 2**30),
+    "TPU v5 lite": Chip(197e12, 16 * 2**30),
+    "TPU v5": Chip(459e12, 95 * 2**30),
+    "TPU v6 lite": Chip(918e12, 32 * 2**30),
+    "NVIDIA H100 80GB HBM3": Chip(989e12, 80e9),
+    "NVIDIA A100-SXM4-80GB": Chip(312e12, 80e9),
+    "NVIDIA A100-SXM4-40GB": Chip(312e12, 40e9),
+}
+_LIBTPU = {  # of libtpu where it only compiles
+    "TPU_SKIP_MDS_QUERY": "1",  # it asks no Google server what machine this is
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",  # nor complains that nobody says it; the topology decides
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # several processes may compile at once
+}
+_COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+
+
+class Collective(NamedTuple):
+    """The operations of one kind that a device takes part in, in a step."""
+
+    operations: int
+    num_bytes: int  # of their results
+
+
+class Plan(NamedTuple):
+    """One optimizer step, as the compiler sees it; bytes are of one device."""
+
+    kind: str  # of the devices
+    devices: int
+    batch_size: int
+    parameters: int
+    flops: float  # of a step, over all devices
+    arguments: int  # bytes: parameters, their average, the optimizer's state, the data set where it is in memory, the batch
+    dataset: int | None  # bytes of those that are the data set; None where it is streamed
+    temporaries: int  # bytes that the step needs besides: activations above all
+    program: int  # bytes of the program
+    collectives: Mapping[str, Collective]
+    seconds: float  # that it took to compile
+
+    @property
+    def num_bytes(self) -> int:
+        """All that a device holds while it takes a step; the state after it takes the place of the state before it."""
+        return self.arguments + self.temporaries + self.program
+
+
+def plan(task: Task, batch_size: int, devices: Sequence[jax.Device]) -> Plan:
+    """Compiles one step of a task for devices, which need not be there (see `tpu_devices`), and says what it takes.
+
+    No example is read but the first, for its shape, and no parameter is drawn.
+
+    task:       what is to be trained; see `Task`.
+    batch_size: examples a step, over all devices, which must divide it.
+    devices:    all that share the work.
+
+    Raises ValueError for a batch size that the devices do not divide, and for a step that does not fit into their memory.
+    """
+    check_batch_size(batch_size, len(devices))
+    state, dataset, example = _shapes(task)
+    batch, count = _batch(example, len(devices), 1, batch_size // len(devices)), jax.ShapeDtypeStruct((), np.int32)
+    everywhere = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec())
+    whole = [_laid_out(tree, everywhere) for tree in (state, dataset, task.teacher)]
+    mapped: Any = mapped_steps(task, devices=devices)
+    lowered = mapped.lower(*whole, batch, count)
+    # As one device takes the whole step at once, before a compiler pads it, hides its convolutions in calls or puts it in loops.
+    alone = jax.jit(functools.partial(train_steps, step_fn=make_step(task._replace(accumulate=1))))
+    cost = alone.lower(state, dataset, task.teacher, _batch(example, 1, batch_size), count).cost_analysis()
+    start = time.perf_counter()
+    compiled = _compile(lowered, devices[0], batch_size)
+    seconds = time.perf_counter() - start
+    memory = compiled.memory_analysis()
+    return Plan(
+        kind=devices[0].device_kind,
+        devices=len(devices),
+        batch_size=batch_size,
+        parameters=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params)),
+        flops=(cost or {}).get("flops", math.nan),
+        dataset=None if dataset is None else sum(leaf.nbytes for leaf in jax.tree.leaves(dataset)),
+        arguments=memory.argument_size_in_bytes,
+        temporaries=memory.temp_size_in_bytes,
+        program=memory.generated_code_size_in_bytes,
+        collectives=collectives(compiled.as_text()) if len(devices) > 1 else {},
+        seconds=seconds,
+    )
+
+
+def tpu_devices(topology: str) -> list[jax.Device]:
+    """The chips of a TPU slice, to compile for on any machine.
+
+    topology: generation and chips a side, like 'v5e:4x4', 'v5p:2x2x4' or 'v4:2x2x4' (which is sold as v4-32).
+
+    Raises ModuleNotFoundError without libtpu, the TPU's compiler, and ValueError for a slice that it does not know.
+    """
+    extras.require("libtpu", "tpu")
+    for name, value in _LIBTPU.items():
+        os.environ.setdefault(name, value)
+    # The two cores of a v4 are one device to JAX, if not to libtpu as it comes.
+    options = {"chip_config_name": "megacore"} if topology.startswith("v4") else {}
+    try:
+        return topologies.get_topology_desc(topology, platform="tpu", **options).devices
+    except jax.errors.JaxRuntimeError as error:
+        if not str(error).startswith(("INVALID_ARGUMENT", "NOT_FOUND")):
+            raise
+        raise ValueError(
+            f"there is no TPU topology {topology!r}; expected one like v5e:4x4, v5p:2x2x4 or v4:2x2x4 "
+            f"({str(error).splitlines()[0]})"
+        ) from error
+
+
+def collectives(hlo: str) -> dict[str, Collective]:
+    """What a compiled program, as text, sends between devices: its collective operations by kind. One in a loop counts once."""
+    found: dict[str, Collective] = {}
+    hlo = re.sub(r"/\*.*?\*/", "", hlo)
+    # Where an operation is in two halves, X-start and X-done, the second has the shape of the result.
+    for shape, kind in re.findall(rf"= (\([^=]*?\)|\S+) ({'|'.join(_COLLECTIVES)})(?:-done)?\(", hlo):
+        sizes = (
+            math.prod(map(int, filter(None, sides.split(",")))) * _num_bytes(dtype)
+            for dtype, sides in re.findall(r"\b([a-z]+\d\w*|pred)\[([\d,]*)\]", shape)
+        )
+        before = found.get(kind, Collective(0, 0))
+        found[kind] = Collective(before.operations + 1, before.num_bytes + sum(sizes))
+    return found
+
+
+def describe(plan: Plan, steps: int) -> str:
+    """A plan as lines for people, with the time that `steps` steps take at 20, 40 and 60% of the chips' peak."""
+    chip = CHIPS.get(plan.kind)
+    data = "the data set is streamed" if plan.dataset is None else f"{_bytes(plan.dataset)} are the data set"
+    of = f" of {_bytes(chip.memory)}" if chip else ""
+    sent = ", ".join(f"{each.operations} {kind} of {_bytes(each.num_bytes)}" for kind, each in plan.collectives.items())
+    lines = {
+        "devices": f"{plan.devices} x {plan.kind}, {plan.batch_size} examples a step",
+        "parameters": f"{plan.parameters:,}",
+        "FLOPs a step": f"{plan.flops:.3g}, {plan.flops / plan.devices:.3g} a device",
+        "bytes a device": f"{_bytes(plan.num_bytes)}{of}: {_bytes(plan.arguments)} of arguments ({data}), "
+        f"{_bytes(plan.temporaries)} of temporaries, {_bytes(plan.program)} of program",
+        "collectives a step": sent or "none",
+        "compiled in": f"{plan.seconds:.0f} s",
+    }
+    if chip:
+        hours = {share: steps * plan.flops / (plan.devices * chip.peak * share) / 3600 for share in (0.2, 0.4, 0.6)}
+        lines[f"{steps:,} steps"] = ", ".join(f"{each:.3g} hours at {share:.0%}" for share, each in hours.items()) + (
+            f" of {chip.peak / 1e12:.0f} TFLOP/s a device"
+        )
+    else:
+        lines[f"{steps:,} steps"] = f"{steps * plan.flops:.3g} FLOPs; the peak of {plan.kind} is not known here"
+    width = max(map(len, lines))
+    return "\n".join(f"{name:{width}}  {text}" for name, text in lines.items())
+
+
+def _shapes(task: Task) -> tuple[Any, Any, Any]:
+    """The state, the data set (None where it is streamed) and what stands for one example in a batch: shapes."""
+    state = jax.eval_shape(functools.partial(first_state, task, 0), task.initial)
+    if sources.in_memory(task.source):
+        return state, task.source, jax.ShapeDtypeStruct((), np.int32)
+    return state, None, task.source[0]
+
+
+def _batch(example: Any, *lead: int) -> Any:
+    """Examples [*lead, ...] as shapes alone."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((*lead, *leaf.shape), leaf.dtype), example)
+
+
+def _laid_out(tree: Any, sharding: NamedSharding) -> Any:
+    """Arrays as shapes alone, with where they lie."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
+
+
+def _compile(lowered: Any, device: jax.Device, batch_size: int) -> Any:
+    """The compiled program. Raises ValueError where the compiler says that it does not fit."""
+    try:
+        return lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        said = next(line for line in str(error).splitlines() if "RESOURCE_EXHAUSTED" in line)
+        raise ValueError(
+            f"a step of {batch_size} examples does not fit into the memory of a {device.device_kind} ({said.strip()}); try "
+            "--config.training.remat, a smaller batch_size or more devices"
+        ) from error
+
+
+def _num_bytes(dtype: str) -> int:
+    """Of one number of a type as XLA names it: f32, bf16, s8, pred, f8e4m3fn."""
+    return 1 if dtype == "pred" else max(1, int(re.findall(r"\d+", dtype)[0]) // 8)
+
+
+def _bytes(count: float) -> str:
+    return f"{count / 1e9:.3g} GB" if count >= 1e9 else f"{count / 1e6:.3g} MB"

@@ -1,0 +1,229 @@
+"""What a run takes, against what one counts by hand."""
+
+import functools
+import importlib.util
+import json
+import math
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from configs import celeba, cifar10, demo, lsun_bedroom, lsun_church
+from ddim_jax import configuration
+from ddim_jax.diffusion import schedule
+from ddim_jax.models.network import Network
+from ddim_jax.training import planning
+from ddim_jax.training.planning import Collective, Plan
+from ddim_jax.training.task import Task
+
+ROOT = pathlib.Path(__file__).parents[2]
+HAS_LIBTPU = importlib.util.find_spec("libtpu") is not None
+WITHOUT_LIBTPU = pytest.mark.skipif(HAS_LIBTPU, reason="libtpu is installed")
+WITH_LIBTPU = pytest.mark.skipif(not HAS_LIBTPU, reason='needs libtpu: pip install -c constraints.txt -e ".[tpu]"')
+
+
+def products(layers, width=32):
+    """A task whose network is x [B, width] times `layers` matrices of its own."""
+
+    def init(key, example):
+        return [jnp.zeros((width, width)) for _ in range(layers)]
+
+    def apply(params, x, step, condition, key):
+        return functools.reduce(jnp.matmul, params, x)
+
+    return Task(Network(init, apply), schedule.linear(10), np.zeros((100, width), np.float32), optax.sgd(0.1))
+
+
+def plan(task, batch_size):
+    return planning.plan(task, batch_size, jax.devices()[:1])
+
+
+def test_parameters_and_bytes_of_products():
+    found = plan(products(3), 8)
+    assert found.parameters == 3 * 32 * 32
+    # What goes in: parameters and their average, the data set, 8 indices, and the state's step and seed.
+    assert found.dataset == 4 * 100 * 32
+    assert found.arguments == 2 * 4 * found.parameters + found.dataset + 4 * 8 + 2 * 4
+    assert found.num_bytes >= found.arguments and found.collectives == {} and found.devices == 1
+
+
+def test_flops_of_products():
+    """A product [B, n] x [n, n] takes 2 B n n, and two more of that size for its gradients."""
+
+    def flops(layers, batch_size):
+        return plan(products(layers), batch_size).flops
+
+    # The differences leave out what the rest takes: by parameter (the optimizer), and by example (noise, the loss).
+    of_layers = (flops(4, 24) - flops(2, 24)) - (flops(4, 8) - flops(2, 8))
+    assert of_layers == 3 * 2 * (24 - 8) * 32 * 32 * (4 - 2)
+
+
+def test_the_data_set_and_what_is_streamed():
+    held = products(1)
+    streamed = held._replace(source=[held.source[0]])
+    found, other = plan(held, 8), plan(streamed, 8)
+    assert other.dataset is None
+    assert found.arguments - other.arguments == found.dataset + 4 * 8 - 4 * 8 * 32  # indices in place of examples
+
+
+def test_no_data_set_need_be_there():
+    for config, held in [(cifar10, True), (celeba, True), (lsun_bedroom, False), (lsun_church, False), (demo, True)]:
+        config = config.get_config()
+        source = configuration.stand_in_source(config)
+        task = configuration.make_bare_task(config, source)
+        state, dataset, example = planning._shapes(task)
+        assert (dataset is not None) == held
+        if config.model.num_classes:
+            assert jax.tree.map(np.shape, source) == {"image": (4500, 28, 28, 1), "label": (4500,)}
+    config = cifar10.get_config()
+    assert configuration.stand_in_source(config).nbytes == 50_000 * 32 * 32 * 3
+    config.data.update(name="folder")
+    (one,) = configuration.stand_in_source(config)
+    assert one.shape == (32, 32, 3) and one.dtype == np.uint8
+
+
+def test_stand_in_of_digits_is_like_the_digits():
+    config = demo.get_config()
+    real, stand_in = configuration.make_source(config), configuration.stand_in_source(config)
+    assert jax.tree.map(lambda a: (a.shape, a.dtype), real) == jax.tree.map(lambda a: (a.shape, a.dtype), stand_in)
+
+
+@pytest.mark.parametrize("config, count", [(cifar10, 35_746_307), (celeba, 78_700_803), (lsun_church, 113_673_219)])
+def test_parameters_of_the_paper(config, count):
+    """The numbers of the published checkpoints (configs/*.py), as the state that is planned for has them."""
+    config = config.get_config()
+    task = configuration.make_bare_task(config, configuration.stand_in_source(config))
+    params = planning._shapes(task)[0].params
+    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)) == count
+
+
+def test_collectives_are_read_off_the_text():
+    """Lines as XLA's text has them (jaxlib 0.12), for CPUs, GPUs and TPUs."""
+    hlo = """
+  %all-reduce.3 = (f32[1,1,64,3]{3,2,1,0:T(8,128)}, bf16[5]{0}, /*index=2*/f32[]{:T(128)S(6)}) all-reduce(%a, %b, %c), x={}
+  %get = f32[1,1,64,3]{3,2,1,0} get-tuple-element((f32[1,1,64,3], bf16[5], f32[]) %all-reduce.3), index=0
+  %s = f32[8]{0} all-reduce-start(f32[8]{0} %p), metadata={op_name="pmean"}
+  ROOT %d = f32[8]{0} all-reduce-done(f32[8]{0} %s)
+  %g = (pred[4]{0}, pred[16]{0}) all-gather-start(pred[4]{0} %m)
+  %h = pred[16]{0} all-gather-done((pred[4]{0}, pred[16]{0}) %g)
+  %fusion = f32[7]{0} fusion(%x), metadata={op_name="a all-reduce(b)"}
+"""
+    assert planning.collectives(hlo) == {
+        "all-reduce": Collective(2, 4 * 192 + 2 * 5 + 4 + 4 * 8),
+        "all-gather": Collective(1, 16),
+    }
+
+
+EIGHT = """
+import jax, json
+from ddim_jax.training import planning
+from tests.training.test_planning import products
+assert jax.device_count() == 8
+print(json.dumps(planning.plan(products(3), 16, jax.devices())._asdict()))
+"""
+
+
+def test_eight_devices_reduce_their_gradients():
+    """What they send is the gradient and the loss, 4 bytes a number; each holds a whole state and takes an eighth of a batch."""
+    done = python("-c", EIGHT, JAX_NUM_CPU_DEVICES="8")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert sum(num_bytes for _, num_bytes in found["collectives"].values()) == 4 * (3 * 32 * 32 + 1)
+    assert set(found["collectives"]) == {"all-reduce"}
+    alone = plan(products(3), 16)
+    assert alone.arguments - found["arguments"] == 4 * (16 - 2)
+    assert found["flops"] == alone.flops
+
+
+def test_a_batch_that_the_devices_do_not_divide():
+    with pytest.raises(ValueError, match="batch_size is 0, which the 1 devices here do not divide; try 1"):
+        plan(products(1), 0)
+
+
+def test_a_step_that_does_not_fit(monkeypatch):
+    class Lowered:
+        def compile(self):
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20G of 15.75G hbm.")
+
+    with pytest.raises(ValueError, match="a step of 64 examples does not fit .* Used 20G of 15.75G hbm.*remat"):
+        planning._compile(Lowered(), jax.devices()[0], 64)
+
+
+def test_description():
+    made = Plan("TPU v5 lite", 16, 128, 10**6, 4e12, 2 * 10**9, 10**6, 10**9, 0, {"all-reduce": Collective(2, 4 * 10**6)}, 60.0)
+    lines = planning.describe(made, 800_000).splitlines()
+    assert lines[0].endswith("16 x TPU v5 lite, 128 examples a step")
+    assert "3 GB of 17.2 GB: 2 GB of arguments (1 MB are the data set), 1 GB of temporaries" in lines[3]
+    assert lines[4].endswith("2 all-reduce of 4 MB")
+    # 800,000 x 4e12 FLOP at 20% of 16 x 197e12 FLOP/s are 5076 s.
+    assert "1.41 hours at 20%, 0.705 hours at 40%, 0.47 hours at 60% of 197 TFLOP/s a device" in lines[-1]
+    assert "the peak of cpu is not known" in planning.describe(made._replace(kind="cpu"), 10)
+
+
+@WITHOUT_LIBTPU
+def test_without_libtpu():
+    with pytest.raises(ModuleNotFoundError, match=r"No module named 'libtpu'; it comes with the extra 'tpu'.*\[tpu\]"):
+        planning.tpu_devices("v5e:2x4")
+
+
+def python(*arguments, **environment):
+    """A process of its own: the environment of libtpu, and the number of devices, are of a whole process."""
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", **environment}
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+@WITH_LIBTPU
+@pytest.mark.parametrize("topology", ["v5e", "v9:1x1", "v5e:3x5"])
+def test_an_unknown_topology(topology):
+    done = python("-c", f"from ddim_jax.training import planning; planning.tpu_devices({topology!r})")
+    assert f"there is no TPU topology {topology!r}; expected one like v5e:4x4" in done.stderr.splitlines()[-1]
+
+
+TPU = """
+import jax, jax.numpy as jnp, numpy as np, sys
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ddim_jax import configuration
+from ddim_jax.inference import generate
+from ddim_jax.training import planning
+from tests import tiny
+
+config = tiny.get_config()
+devices = planning.tpu_devices(sys.argv[1])
+assert [each.device_kind for each in devices] == [sys.argv[2]] * int(sys.argv[3]), devices
+task = configuration.make_bare_task(config, configuration.stand_in_source(config))
+plan = planning.plan(task, 64, devices)
+print(planning.describe(plan, 100))
+assert plan.collectives["all-reduce"].num_bytes == 4 * (plan.parameters - 224 + 1), plan
+
+# The sampler's scan, its batch split over the chips.
+model = configuration.make_model(config, configuration.parameter_shapes(config))
+mesh = Mesh(np.array(devices), ("batch",))
+lay = lambda tree, *axes: planning._laid_out(tree, NamedSharding(mesh, PartitionSpec(*axes)))
+generator, table = model.generator(), model.table()
+x, keys = jax.eval_shape(lambda: generator.latents(0, np.arange(16)))
+arguments = lay(model.params), {}, {}, lay(jax.tree.map(jnp.asarray, table)), lay(x, "batch"), lay(keys, "batch")
+lowered = generator._compiled.lower(*arguments, record=generate._nothing, rows=None)
+print(lowered.compile().memory_analysis())
+"""
+
+
+@pytest.mark.slow
+@WITH_LIBTPU
+@pytest.mark.parametrize(
+    "topology, kind, count", [("v5e:2x4", "TPU v5 lite", 8), ("v4:2x2x1", "TPU v4", 4), ("v5p:2x2x1", "TPU v5", 4)]
+)
+def test_the_compiler_of_tpus_takes_training_and_sampling(topology, kind, count):
+    """Of a network whose gradients are alike 224 times: biases that are added to each other, which XLA sends once.
+
+    These are the biases of the first convolution and of the step's projection in each of 5 blocks, and those of the second
+    convolution and of the shortcut in 2, with 32 channels each.
+    """
+    done = python("-c", TPU, topology, kind, str(count))
+    assert done.returncode == 0, done.stderr
