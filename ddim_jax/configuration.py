@@ -4,6 +4,7 @@ A configuration is a `ml_collections.ConfigDict` of parts. `data`, `model` and `
 learns from, `training` and `sampling` how; nothing of these two is part of the weights.
 """
 
+import dataclasses
 import functools
 import inspect
 import json
@@ -18,9 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict as Config
 
-from ddim_jax.common.files import whole
+from ddim_jax.common.devices import check_memory
+from ddim_jax.common.files import read_json, whole
 from ddim_jax.common.seeds import LARGEST_SEED
+from ddim_jax.common.text import shown
 from ddim_jax.data import degrading, sources
+from ddim_jax.data.decoding import CROPS
 from ddim_jax.diffusion import discrete, distillation, losses
 from ddim_jax.diffusion import schedule as schedules
 from ddim_jax.diffusion.schedule import Schedule
@@ -31,7 +35,7 @@ from ddim_jax.evaluation.measuring import Describe
 from ddim_jax.evaluation.moments import frechet_distance
 from ddim_jax.evaluation.reference import Reference
 from ddim_jax.inference import pictures, processes
-from ddim_jax.inference.model import Defaults, Model
+from ddim_jax.inference.model import SPACINGS, Defaults, Model
 from ddim_jax.models.network import Network, from_linen
 from ddim_jax.models.unet import UNet
 from ddim_jax.training import hooks, preparing
@@ -40,33 +44,78 @@ from ddim_jax.training.step import make_optimizer, warm_up
 from ddim_jax.training.task import Hook, Task
 
 FORMAT = 3  # of what `save` writes; 1 is of the first runs and weights, which name none
+
+
+def _from_betas(num_steps: int, betas: Any) -> Schedule:
+    if not isinstance(betas, list | tuple) or not all(type(beta) in (int, float) for beta in betas) or len(betas) != num_steps:
+        raise ValueError(f"config.diffusion.betas must be a list of {num_steps} numbers, as config.diffusion.num_steps says")
+    return schedules.from_betas(betas)
+
+
 _SCHEDULES = {
     "linear": schedules.linear,
     "scaled_linear": schedules.scaled_linear,
     "cosine": schedules.cosine,
-    "betas": lambda num_steps, betas: schedules.from_betas(betas),
+    "betas": _from_betas,
 }
 _DTYPES = ("float32", "bfloat16")
 EXTRACTORS = ("classifier", "efficientnet", "inception")  # of features, that samples are judged by
-_RANGES = {  # of the numbers that nothing else checks: at least, at most
-    "diffusion.num_steps": (1, math.inf),
-    "training.seed": (0, LARGEST_SEED),
-    "training.steps": (1, math.inf),
-    "training.batch_size": (1, math.inf),
-    "training.steps_per_call": (1, math.inf),
-    "training.log_every": (1, math.inf),
-    "training.sample_every": (1, math.inf),
-    "training.checkpoint_every": (1, math.inf),
-    "training.held_out_every": (0, math.inf),
-    "training.distance_every": (0, math.inf),
-    "training.distance_samples": (2, math.inf),
-    "training.learning_rate": (0, math.inf),
-    "training.warmup_steps": (0, math.inf),
-    "training.grad_clip": (0, math.inf),
-    "training.ema_decay": (0, 1),
-    "training.min_snr_gamma": (0, math.inf),
-    "training.condition_dropout": (0, 1),
-    "model.dropout": (0, 1),
+LARGEST_SIDE = 2**14  # of an image, in pixels
+_RANGES: dict[str, tuple[type, float, float]] = {  # of numbers: whole or not, at least, at most
+    "data.channels": (int, 1, 1024),
+    "data.memory_limit_mb": (int, 0, math.inf),
+    "model.channels": (int, 32, 2**16),
+    "model.num_blocks": (int, 1, 64),
+    "model.patch_size": (int, 1, LARGEST_SIDE),
+    "model.num_classes": (int, 0, 2**24),
+    "model.dropout": (float, 0, 1),
+    "diffusion.num_steps": (int, 1, 10**6),
+    "diffusion.categories": (int, 0, 256),
+    "diffusion.beta_start": (float, 0, 1),
+    "diffusion.beta_end": (float, 0, 1),
+    "diffusion.offset": (float, 0, 1),
+    "diffusion.max_beta": (float, 0, 1),
+    "sampling.steps": (int, 1, 10**6),
+    "sampling.count": (int, 1, math.inf),
+    "sampling.eta": (float, 0, math.inf),
+    "training.seed": (int, 0, LARGEST_SEED),
+    "training.steps": (int, 1, math.inf),
+    "training.batch_size": (int, 1, math.inf),
+    "training.steps_per_call": (int, 1, math.inf),
+    "training.log_every": (int, 1, math.inf),
+    "training.sample_every": (int, 1, math.inf),
+    "training.checkpoint_every": (int, 1, math.inf),
+    "training.held_out_every": (int, 0, math.inf),
+    "training.distance_every": (int, 0, math.inf),
+    "training.distance_samples": (int, 2, math.inf),
+    "training.learning_rate": (float, 0, math.inf),
+    "training.warmup_steps": (int, 0, math.inf),
+    "training.grad_clip": (float, 0, math.inf),
+    "training.ema_decay": (float, 0, 1),
+    "training.min_snr_gamma": (float, 0, math.inf),
+    "training.condition_dropout": (float, 0, 1),
+}
+_CHOICES: dict[str, tuple] = {  # of fields that are no numbers
+    "data.flip": (False, True),
+    "data.crop": CROPS,
+    "data.degrade": (*degrading.DEGRADATIONS, ""),
+    "model.input_skip": (False, True),
+    "diffusion.schedule": tuple(_SCHEDULES),
+    "diffusion.prediction": tuple(losses.TARGETS),
+    "diffusion.zero_terminal_snr": (False, True),
+    "sampling.spacing": SPACINGS,
+    "sampling.solver": tuple(processes.SOLVERS),
+    "sampling.variance": ("small", "large"),
+    "sampling.clip": (False, True),
+    "sampling.dtype": _DTYPES,
+    "training.dtype": _DTYPES,
+    "training.remat": (False, True),
+}
+_TEXTS = ("data.name", "data.split", "data.held_out_split")
+_LISTS = {"model.multipliers": 15, "model.attention_sides": 64}  # of whole numbers above 0: at most so many
+_MAY_LACK = {  # of a schedule or solver that not every network has
+    *(f"diffusion.{field}" for field in ("beta_start", "beta_end", "offset", "max_beta")),
+    *("sampling.solver", "sampling.variance"),
 }
 _FREE_TO_CHANGE = {  # when a run goes on
     *(f"training.{field}" for field in ("steps", "steps_per_call", "log_every", "sample_every", "checkpoint_every")),
@@ -77,16 +126,7 @@ _FREE_TO_CHANGE = {  # when a run goes on
 
 def check(config: Config) -> None:
     """Raises ValueError where fields make no sense, alone or together; before anything is read or written."""
-    for name, (least, most) in _RANGES.items():
-        part, field = name.split(".")
-        if not least <= config[part][field] <= most:
-            raise ValueError(f"config.{name} is {config[part][field]}; it must lie between {least} and {most}")
-    for part in ("training", "sampling"):
-        if config[part].dtype not in _DTYPES:
-            raise ValueError(f"config.{part}.dtype is {config[part].dtype!r}; expected one of {', '.join(_DTYPES)}")
-    if config.data.degrade and config.data.degrade not in degrading.DEGRADATIONS:
-        known = ", ".join(degrading.DEGRADATIONS)
-        raise ValueError(f"config.data.degrade is {config.data.degrade!r}; expected one of {known}, or '' for none")
+    _check_fields(config, ("data", "model", "diffusion", "sampling", "training"))
     if config.data.degrade and config.diffusion.categories:
         raise ValueError("config.data.degrade is of networks with Gaussian noise: set config.diffusion.categories to 0")
     if config.training.distance_every and (config.data.degrade or config.diffusion.categories):
@@ -100,7 +140,65 @@ def check(config: Config) -> None:
         )
     check_batch_size(config.training.batch_size)
     make_loss(config)
-    make_unet(config)
+    make_model(config, None).table()
+    _check_memory(config)
+
+
+def check_stored(config: Config, source: str) -> None:
+    """Raises ValueError, which calls the file `source`, where the configuration of weights is no network that can be built."""
+    try:
+        _check_fields(config, ("data", "model", "diffusion", "sampling"))
+        make_model(config, None).table()
+    except ValueError as error:
+        raise ValueError(f"{source} cannot be used: {error}") from error
+
+
+def check_blocks(config: Config, arrays: int, source: str) -> None:
+    """Raises ValueError where `source` holds too few arrays for the blocks of its network: to build thousands takes minutes."""
+    blocks = len(config.model.multipliers) * (2 * config.model.num_blocks + 1) + 2
+    if 8 * blocks > arrays:  # of the 10 that the smallest block has
+        raise ValueError(f"{source} does not fit: it holds {arrays} arrays, too few for the {blocks} blocks of its configuration")
+
+
+def _check_fields(config: Config, parts: tuple[str, ...]) -> None:
+    """Raises ValueError for a field of these parts that is not there, of another kind than it should be, or out of its range."""
+    for name in (*_RANGES, *_CHOICES, *_TEXTS, *_LISTS):
+        part, field = name.split(".")
+        if part not in parts or name in _MAY_LACK and field not in config[part]:
+            continue
+        if part not in config or not isinstance(config[part], Config) or field not in config[part]:
+            raise ValueError(f"config.{name} is missing")
+        value = config[part][field]
+        given = f"config.{name} is {shown(value)}"
+        if name in _RANGES:
+            kind, least, most = _RANGES[name]
+            if isinstance(value, bool) or not isinstance(value, int if kind is int else int | float):
+                raise ValueError(f"{given}; expected a {'whole ' if kind is int else ''}number")
+            if not least <= value <= most or value == math.inf:
+                raise ValueError(f"{given}; it must lie between {least} and {most if most < math.inf else 'any finite number'}")
+        elif name in _CHOICES and value not in _CHOICES[name]:
+            raise ValueError(f"{given}; expected one of {', '.join(str(each) or 'none' for each in _CHOICES[name])}")
+        elif name in _TEXTS and not isinstance(value, str):
+            raise ValueError(f"{given}; expected a text")
+        elif name in _LISTS:
+            fits = isinstance(value, list | tuple) and len(value) <= _LISTS[name]
+            if not fits or not all(type(each) is int and 0 < each <= LARGEST_SIDE for each in value):
+                raise ValueError(
+                    f"{given}; expected whole numbers above 0, at most {_LISTS[name]}, of which none is above {LARGEST_SIDE}"
+                )
+
+
+def _check_memory(config: Config) -> None:
+    """Raises ValueError where the least that training keeps is more than there is: 5 numbers a parameter, and one batch."""
+    parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(parameter_shapes(config)))
+    check_memory(
+        f"training these {parameters:,} parameters (with their average, gradient and the two moments of Adam)", 20 * parameters
+    )
+    values = math.prod(image_shape(config)) * (config.diffusion.categories or 1)
+    batch = config.training.batch_size // jax.device_count()
+    check_memory(f"config.training.batch_size={config.training.batch_size}", 20 * parameters + 8 * batch * values)
+    count = config.sampling.count
+    check_memory(f"config.sampling.count={count}", 8 * values * count // jax.device_count())
 
 
 def make_schedule(config: Config) -> Schedule:
@@ -108,19 +206,19 @@ def make_schedule(config: Config) -> Schedule:
 
     Fields of other schedules are left alone, so that --config.diffusion.schedule=cosine is enough.
     """
+    _check_fields(config, ("diffusion",))
     fields = config.diffusion.to_dict()
     name, moved = fields.pop("schedule"), fields.pop("zero_terminal_snr")
     prediction, categories = fields.pop("prediction"), fields.pop("categories")
-    if name not in _SCHEDULES:
-        raise ValueError(f"config.diffusion.schedule is {name!r}; expected one of {', '.join(_SCHEDULES)}")
-    if prediction not in losses.TARGETS:
-        raise ValueError(f"config.diffusion.prediction is {prediction!r}; expected one of {', '.join(losses.TARGETS)}")
     if categories and prediction != "x0":
         raise ValueError(f"config.diffusion.prediction is {prediction!r}; over categories a network predicts 'x0'")
     takes = {each: inspect.signature(make).parameters for each, make in _SCHEDULES.items()}
     unknown = set(fields).difference(*takes.values())
     if unknown:
-        raise ValueError(f"config.diffusion has fields that no schedule takes: {', '.join(sorted(unknown))}")
+        raise ValueError(f"config.diffusion has fields that no schedule takes: {shown(sorted(unknown))}")
+    needs = [field for field, of in takes[name].items() if of.default is of.empty and field not in fields]
+    if needs:
+        raise ValueError(f"config.diffusion.{needs[0]} is missing, which the schedule {name!r} takes")
     made = _SCHEDULES[name](**{field: value for field, value in fields.items() if field in takes[name]})
     made = schedules.zero_terminal_snr(made) if moved else made
     if made.alpha_bar[-1] == 0 and prediction == "eps":
@@ -131,9 +229,12 @@ def make_schedule(config: Config) -> Schedule:
 def image_shape(config: Config) -> tuple[int, int, int]:
     """(H, W, C) of the images that config.data gives; its image_size is (H, W), or one number for a square."""
     size = config.data.image_size
-    sides = (size,) if isinstance(size, int) else tuple(size)
-    if len(sides) not in (1, 2) or not all(isinstance(side, int) and side > 0 for side in sides):
-        raise ValueError(f"config.data.image_size is {size}; expected (H, W) in pixels, or one number for a square")
+    sides = tuple(size) if isinstance(size, list | tuple) else (size,)
+    if len(sides) not in (1, 2) or not all(type(side) is int and 0 < side <= LARGEST_SIDE for side in sides):
+        raise ValueError(
+            f"config.data.image_size is {shown(size)}; expected (H, W) in pixels, up to {LARGEST_SIDE}, or one "
+            "number for a square"
+        )
     return (sides[0], sides[-1], config.data.channels)
 
 
@@ -142,10 +243,11 @@ def make_unet(config: Config, dtype: str = "float32", remat: bool = False) -> UN
 
     dtype, remat: how it computes; see `models.unet.UNet`.
     """
+    _check_fields(config, ("data", "model"))
     fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list | tuple) else v for name, v in config.model.items()}
-    for field in ("multipliers", "attention_sides"):
-        if not all(isinstance(each, int) and each > 0 for each in fields[field]):
-            raise ValueError(f"config.model.{field} is {fields[field]}; expected whole numbers above 0")
+    unknown = fields.keys() - {field.name for field in dataclasses.fields(UNet)}
+    if unknown:
+        raise ValueError(f"config.model has fields that the network does not take: {shown(sorted(unknown))}")
     height, width, channels = image_shape(config)
     name, channels = config.data.degrade, channels * (config.diffusion.categories or 1)
     told = degrading.channels(name, channels) if name else 0
@@ -163,8 +265,9 @@ def make_network(config: Config, dtype: str = "float32", remat: bool = False) ->
 def parameter_shapes(config: Config) -> Any:
     """The network's parameters as shapes and dtypes alone: a nested dict of jax.ShapeDtypeStruct."""
     height, width, channels = image_shape(config)
-    x = jnp.zeros((1, height, width, channels * (config.diffusion.categories or 1)))
-    return jax.eval_shape(make_unet(config).init, jax.random.key(0), x, jnp.zeros(1, jnp.int32))["params"]
+    x = jax.ShapeDtypeStruct((1, height, width, channels * (config.diffusion.categories or 1)), jnp.float32)
+    step = jax.ShapeDtypeStruct((1,), jnp.int32)
+    return jax.eval_shape(make_unet(config).init, jax.random.key(0), x, step)["params"]
 
 
 def make_loss(config: Config) -> Callable:
@@ -433,15 +536,22 @@ def to_json(config: Config) -> str:
 def from_json(text: str, source: str) -> Config:
     """A configuration from text, of this format or an older one. `source` is what errors call it.
 
-    Raises ValueError for a format that is not known yet.
+    Raises ValueError for a format that is not known yet, and where it describes no network that can be built.
     """
-    fields = json.loads(text)
+    fields = read_json(text, source)
     written = fields.pop("format", 1)
+    if not isinstance(written, int) or written < 1:
+        raise ValueError(f"{source} has format {shown(written)}; expected a whole number from 1")
     if written > FORMAT:
         raise ValueError(f"{source} has format {written}, of a newer ddim_jax; this one reads up to {FORMAT}: upgrade it")
-    for upgrade in (_from_1, _from_2)[written - 1 :]:
-        upgrade(fields)
-    return Config(fields)
+    try:
+        for upgrade in (_from_1, _from_2)[written - 1 :]:
+            upgrade(fields)
+        config = Config(fields)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{source} is no configuration of ddim_jax ({type(error).__name__}: {shown(error)})") from error
+    check_stored(config, source)
+    return config
 
 
 def _from_2(fields: dict) -> None:
