@@ -49,10 +49,10 @@ FORMAT = 3  # of what `save` writes; 1 is of the first runs and weights, which n
 def _from_betas(num_steps: int, betas: Any) -> Schedule:
     if not isinstance(betas, list | tuple) or not all(type(beta) in (int, float) for beta in betas) or len(betas) != num_steps:
         raise ValueError(f"config.diffusion.betas must be a list of {num_steps} numbers, as config.diffusion.num_steps says")
-    return schedules.from_betas(betas)
+    return schedules.from_betas(np.array(betas))
 
 
-_SCHEDULES = {
+_SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "linear": schedules.linear,
     "scaled_linear": schedules.scaled_linear,
     "cosine": schedules.cosine,
@@ -285,6 +285,19 @@ def make_loss(config: Config) -> Callable:
             "sampling would begin at a step which was never trained: set it to 0, or zero_terminal_snr to False"
         )
     return functools.partial(losses.drawn_loss, prediction=config.diffusion.prediction, min_snr_gamma=gamma)
+
+
+def check_stages(config: Config) -> None:
+    """Raises ValueError unless each stage of config.distillation halves the steps of the one before."""
+    stages = config.get("distillation", {}).get("student_steps")
+    if stages is None:
+        raise ValueError("the configuration has no distillation.student_steps; see configs/demo_distilled.py")
+    fits = isinstance(stages, list | tuple) and stages and all(type(steps) is int and steps > 0 for steps in stages)
+    if not fits or any(before != 2 * steps for before, steps in zip(stages, stages[1:])):
+        raise ValueError(
+            f"config.distillation.student_steps is {shown(stages)}; expected whole numbers above 0, each half of the one before, "
+            "such as (16, 8, 4)"
+        )
 
 
 def make_distillation_loss(config: Config, student_steps: int) -> Callable:

@@ -19,21 +19,36 @@ FIELDS = {f"{part}.{field}": value for part, fields in cifar10.get_config().item
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Whether an error that is understood shows where it was raised, too.")
 
 
-def run(main: Callable[[list[str]], None]) -> None:
-    """Runs main(arguments) with the flags of the command line.
+def run(main: Callable[[list[str]], None], positional: bool = False) -> None:
+    """Runs main(arguments) with the flags of the command line. `positional`: whether it takes arguments that are no flags.
 
     Input that is refused ends in one line, `error: ...`, and exit status 1; wrong flags in status 2. What nobody foresaw comes
     with its traceback.
     """
-    app.run(functools.partial(_guarded, main), flags_parser=_parsed)
+    app.run(functools.partial(_guarded, main), flags_parser=functools.partial(_parsed, positional))
 
 
-def _parsed(argv: Sequence[str]) -> list[str]:
+def whole_numbers(name: str, expected: str) -> tuple[int, ...]:
+    """The numbers of a flag that is a list. Raises UsageError, which names what is `expected`, for anything but digits 0 to 9."""
+    words = [word.strip() for word in flags.FLAGS[name].value or []]
+    if not words or not all(re.fullmatch("[0-9]{1,9}", word) for word in words):
+        given = ",".join(words)
+        given = given if len(given) < 100 else f"{given[:100]}..."
+        raise app.UsageError(f"--{name} is {given}; expected whole numbers {expected}, with commas between them")
+    return tuple(map(int, words))
+
+
+def _parsed(positional: bool, argv: Sequence[str]) -> list[str]:
     """The arguments that are no flags; those are parsed."""
     try:
         arguments = flags.FLAGS(argv)
         if "config" in flags.FLAGS:
             getattr(flags.FLAGS["config"].value, "data", None)  # which raises only now where there is no such file
+        if not positional and len(arguments) > 1:
+            _end(f"{arguments[1]!r} is no flag, and this command takes nothing else: write --NAME=VALUE; --help lists all", 2)
+        for name in flags.FLAGS:
+            if flags.FLAGS[name].present and "." not in name and flags.FLAGS[name].value == "":
+                _end(f"--{name} is empty: give a value, or leave it out", 2)
         return arguments
     except flags.Error as error:
         _end(error, 2)

@@ -34,8 +34,7 @@ def whole_folder(folder: str | os.PathLike) -> Iterator[pathlib.Path]:
     Raises FileExistsError where `folder` already holds something.
     """
     folder = pathlib.Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} already holds something: give a folder that is new or empty")
+    check_new(folder)
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
     part.mkdir(parents=True)
@@ -44,6 +43,12 @@ def whole_folder(folder: str | os.PathLike) -> Iterator[pathlib.Path]:
         part.replace(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def check_new(folder: pathlib.Path) -> None:
+    """Raises FileExistsError where there is a file, or a folder that holds something."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} already holds something: give a folder that is new or empty")
 
 
 def write_digest(path: pathlib.Path) -> None:

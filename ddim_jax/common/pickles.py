@@ -104,6 +104,7 @@ class _Unpickler:
             return taken
 
         begin = self.file.tell()
+        argument: Any
         for instruction, argument, place in pickletools.genops(self.file):
             name = instruction.name
             if (place or 0) - begin > _LONGEST:
