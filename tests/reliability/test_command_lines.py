@@ -29,16 +29,19 @@ signal.signal(signal.SIGALRM, late)
 main = importlib.import_module("experiments." + sys.argv[1]).main
 if sys.argv[1] in ("train", "distill"):
     flags.mark_flag_as_required("config")
-takes = {"takes": ("SRC", "DST")} if sys.argv[1] == "convert" else {}
+positional = sys.argv[1] == "convert"
 ends = []
 for line in json.load(sys.stdin):
     for name in list(flags.FLAGS):
-        flags.FLAGS[name].unparse()
+        if name.startswith("config."):  # defined for the line before, which changed them
+            delattr(flags.FLAGS, name)
+        else:
+            flags.FLAGS[name].unparse()
     sys.argv[1:], out, err = line, io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         signal.alarm(30)
         try:
-            command.run(main)
+            command.run(main, positional)
             ends.append((0, out.getvalue(), err.getvalue()))
         except SystemExit as end:
             ends.append((end.code or 0, out.getvalue(), err.getvalue()))
@@ -61,7 +64,7 @@ COMMON = {
 
 LINES = {
     "train": [
-        (["--config.model.multipliers=()"], 1, "config.model.multipliers is ()"),
+        (["--config.model.multipliers=()"], 1, "multipliers is ()"),
         (["--config.model.multipliers=(0,)"], 1, "config.model.multipliers is (0,)"),
         (["--config.model.multipliers=(1.5,)"], 1, "config.model.multipliers is (1.5,)"),
         (["--config.model.multipliers=(-1,)"], 1, "config.model.multipliers is (-1,)"),
@@ -102,7 +105,6 @@ LINES = {
         (["--config.training.batch_size=0"], 1, "config.training.batch_size is 0"),
         (["--config.training.learning_rate=nan"], 1, "config.training.learning_rate is nan"),
         (["--config.training.learning_rate=inf"], 1, "config.training.learning_rate is inf"),
-        (["--config.training.learning_rate=0"], 1, "config.training.learning_rate is 0"),
         (["--config.training.grad_clip=inf"], 1, "config.training.grad_clip is inf"),
         (["--config.training.ema_decay=1.5"], 1, "config.training.ema_decay is 1.5"),
         (["--config.training.seed=-1"], 1, "config.training.seed is -1"),
@@ -140,8 +142,8 @@ LINES = {
         (["--batch_size=-1"], 1, "batch_size is -1"),
         (["--label=\u0663"], 2, "--label is \u0663"),
         (["--label=10"], 1, "label is 10"),
-        (["--label=" + 5000 * "9"], 2, "--label"),
-        (["--label="], 1, "label"),
+        (["--label=" + 5000 * "9"], 2, "--label is 999"),
+        (["--label="], 2, "--label is "),
         (["--modes=gird"], 1, "gird"),
         (["--modes="], 1, "unknown modes"),
         (["--modes=grid,grid,film"], 1, "film"),
@@ -228,7 +230,7 @@ def test_a_line_that_cannot_work_ends_in_one_line(command, tmp_path):
     faults = []
     for (given, status, message), (ended, out, err) in zip(LINES[command], ends_of(command, tmp_path), strict=True):
         if (ended, out) != (status, "") or not err.startswith("error: ") or message not in err or len(err.splitlines()) != 1:
-            faults.append(f"{given}: expected {status}, {message!r}; ended with {ended}, {out[:100]!r}, {err[:300]!r}")
+            faults.append(f"{str(given)[:200]}: expected {status}, {message!r}; ended with {ended}, {out[:100]!r}, {err[:300]!r}")
         elif len(err) > 700:
             faults.append(f"{given}: {len(err)} characters: {err[:300]}")
     assert not faults, "\n" + "\n".join(faults)
