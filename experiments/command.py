@@ -52,13 +52,15 @@ def _parsed(positional: bool, argv: Sequence[str]) -> list[str]:
         return arguments
     except flags.Error as error:
         _end(error, 2)
-    except (AttributeError, KeyError):  # of the flag --config, where an override names no field
+    except (AttributeError, KeyError) as error:  # of the flag --config, where an override names no field
         unknown = [name for name in re.findall(r"^--?(?:no)?config\.([\w.]+)", "\n".join(argv), re.M) if name not in FIELDS]
+        if not unknown and "get_config" in str(error):
+            _end(f"--config names a file that is no configuration: it has no function get_config ({error})", 2)
         if not unknown:
             raise
         near = " or ".join(_nearest(unknown[0]))
         _end(f"there is no config.{unknown[0]}{near and f'; did you mean {near}?'} --help lists all", 2)
-    except OSError as error:
+    except (OSError, SyntaxError) as error:
         _end(f"--config cannot be read: {str(error).splitlines()[-1].strip()}", 2)
 
 

@@ -78,9 +78,7 @@ def _check_output(plan: Plan, output: pathlib.Path, count: int) -> None:
         check_writable(output / "samples", folder=True)
     in_the_way = [path.name for path in output.iterdir() if path.suffix in (".png", ".npz") and path.is_dir()]
     if in_the_way:
-        raise ValueError(
-            f"{output / in_the_way[0]} is a folder, where a file may have to be written: move it, or give another output"
-        )
+        raise ValueError(f"{output / in_the_way[0]} is a folder, where a file is to be written: give another output")
     more = [path.name for path in (output / "samples").glob("*.png") if path.stem >= f"{count:06d}"]
     if "files" in plan.modes and more:
         raise ValueError(f"{output / 'samples'} holds {min(more)} and more of another run: empty it, or give another output")
