@@ -111,7 +111,7 @@ _CHOICES: dict[str, tuple] = {  # of fields that are no numbers
     "training.dtype": _DTYPES,
     "training.remat": (False, True),
 }
-_TEXTS = ("data.name", "data.split", "data.held_out_split")
+_TEXTS = {"data.name": str, "data.split": str, "data.held_out_split": str, "data.directory": str | None}
 _LISTS = {"model.multipliers": 15, "model.attention_sides": 64}  # of whole numbers above 0: at most so many
 _MAY_LACK = {  # of a schedule or solver that not every network has
     *(f"diffusion.{field}" for field in ("beta_start", "beta_end", "offset", "max_beta")),
@@ -178,7 +178,7 @@ def _check_fields(config: Config, parts: tuple[str, ...]) -> None:
                 raise ValueError(f"{given}; it must lie between {least} and {most if most < math.inf else 'any finite number'}")
         elif name in _CHOICES and value not in _CHOICES[name]:
             raise ValueError(f"{given}; expected one of {', '.join(str(each) or 'none' for each in _CHOICES[name])}")
-        elif name in _TEXTS and not isinstance(value, str):
+        elif name in _TEXTS and not isinstance(value, _TEXTS[name]):
             raise ValueError(f"{given}; expected a text")
         elif name in _LISTS:
             fits = isinstance(value, list | tuple) and len(value) <= _LISTS[name]

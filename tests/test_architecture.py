@@ -8,7 +8,7 @@ import pathlib
 import pytest
 from ml_collections import ConfigDict
 
-from configs import cifar10, demo
+from configs import cifar10, demo, demo_distilled
 from ddim_jax import configuration
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -97,6 +97,18 @@ def test_hyper_parameters_of_the_paper():
         ("diffusion", "num_steps", 0, "config.diffusion.num_steps is 0; it must lie between 1"),
         ("sampling", "dtype", "float17", "config.sampling.dtype is 'float17'; expected one of float32, bfloat16"),
         ("model", "channels", 100, "multiple of 32"),
+        ("model", "channels", 65536, "takes at least .* GB of memory, but .* has .* GB"),
+        ("training", "batch_size", 10**9, "config.training.batch_size=1000000000 takes at least .* GB of memory"),
+        ("sampling", "count", 0, "config.sampling.count is 0; it must lie between 1 and any finite number"),
+        ("sampling", "steps", 1001, "cannot choose 1001 sampling steps out of 1000"),
+        ("sampling", "eta", float("nan"), "config.sampling.eta is nan"),
+        ("training", "learning_rate", float("inf"), "config.training.learning_rate is inf"),
+        ("training", "batch_size", 8.0, "config.training.batch_size is 8.0; expected a whole number"),
+        ("model", "num_blocks", 0, "config.model.num_blocks is 0"),
+        ("model", "patch_size", -4, "config.model.patch_size is -4"),
+        ("model", "multipliers", (), r"multipliers is \(\); expected whole numbers above 0"),
+        ("data", "image_size", (2**20, 2**20), r"config.data.image_size is \(1048576, 1048576\); expected"),
+        ("data", "name", 7, "config.data.name is 7; expected a text"),
     ],
 )
 def test_a_configuration_that_cannot_work(part, field, value, message):
@@ -104,6 +116,15 @@ def test_a_configuration_that_cannot_work(part, field, value, message):
     config[part][field] = value
     with pytest.raises(ValueError, match=message):
         configuration.check(config)
+
+
+@pytest.mark.parametrize("stages", [(), (16, 16), (16, 8, 5), (4, 8), (0,), (1.5,), 8, None])
+def test_stages_that_halve_nothing(stages):
+    config = demo_distilled.get_config()
+    configuration.check_stages(config)
+    config.distillation = ConfigDict({} if stages is None else dict(student_steps=stages))
+    with pytest.raises(ValueError, match="student_steps"):
+        configuration.check_stages(config)
 
 
 def test_an_unknown_field_is_refused():

@@ -27,7 +27,7 @@ import numpy as np
 from ddim_jax.common.text import shown
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # opens every file from before PyTorch 1.6
-_LONGEST = 2**22  # bytes of a pickle; that of a large network with its optimizer takes half a million
+_LONGEST = 2**21  # bytes of a pickle; that of a large network with its optimizer takes half a million
 
 _DTYPES: dict[str, Any] = {
     "DoubleStorage": np.float64,
@@ -252,7 +252,8 @@ def _load_legacy(path: pathlib.Path) -> Any:
             storage = unpickler.storages[key]
             (size,) = struct.unpack("<q", file.read(8))
             offsets[key] = file.tell()
-            end = file.seek(size * storage.dtype.itemsize, os.SEEK_CUR)
+            end = offsets[key] + size * storage.dtype.itemsize
             if size != storage.size or end > path.stat().st_size:
                 raise ValueError(f"{size} numbers up to byte {end} of {path.stat().st_size}; expected {storage.size} numbers")
+            file.seek(end)
     return content

@@ -114,7 +114,6 @@ LINES = {
         (["--flagfile=/nowhere"], 2, "/nowhere"),
         (["--config="], 2, "--config"),
         (["--config=setup.cfg"], 2, "--config"),
-        (["--config=tests/conftest.py"], 2, "--config"),
     ],
     "distill": [
         (["--config.distillation.student_steps=(16, 8, 5)"], 1, "student_steps"),
@@ -186,7 +185,7 @@ LINES = {
     ],
     "demo": [
         (["--train_steps=0"], 2, "train_steps"),
-        (["--train_steps=30"], 2, "--train_steps is 30"),
+        (["--train_steps=50"], 2, "--train_steps is 50"),
         (["--output={file}"], 1, "cannot be written to"),
         (["--output="], 2, "--output is empty"),
         (["now"], 2, "'now'"),

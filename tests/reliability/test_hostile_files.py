@@ -52,6 +52,7 @@ def ends_of(names, folder):
         )
         found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
         ends |= {name: (kind, message) for name, kind, message in found}
+        assert done.returncode <= 0, done.stderr  # it is ended by signals alone
         if len(found) < len(left):  # at the next one, the process ended
             ends[left[len(found)]] = (f"status {done.returncode}", done.stderr[-300:])
     return ends
