@@ -89,9 +89,7 @@ def test_what_can_be_written_is_known_before_and_nothing_is_left_behind(tmp_path
 
 @pytest.mark.parametrize("text", ["{", "[1]", "7", '{"a": NaN}', '{"a": -Infinity}', "[" * 10**5, '{"\\u001b[2J": 1}', b"\xff"])
 def test_json_that_is_no_configuration(text):
-    with pytest.raises(
-        ValueError, match="^here is (damaged or not a configuration in JSON|no configuration: it has a field '.x1b)"
-    ):
+    with pytest.raises(ValueError, match="^here is (damaged or not a configuration in JSON|no configuration: .*x1b)"):
         read_json(text, "here")
     assert read_json('{"a": [1, "\\u001b"]}', "here") == {"a": [1, "\x1b"]}
 
