@@ -4,6 +4,7 @@ A configuration is a `ml_collections.ConfigDict` of parts. `data`, `model` and `
 learns from, `training` and `sampling` how; nothing of these two is part of the weights.
 """
 
+import dataclasses
 import functools
 import inspect
 import json
@@ -18,8 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict as Config
 
-from ddim_jax.common.files import whole
-from ddim_jax.common.seeds import LARGEST_SEED
+from ddim_jax.common.devices import check_memory
+from ddim_jax.common.files import read_json, whole
+from ddim_jax.common.text import shown
 from ddim_jax.data import degrading, sources
 from ddim_jax.diffusion import discrete, distillation, losses
 from ddim_jax.diffusion import schedule as schedules
@@ -30,27 +32,30 @@ from ddim_jax.evaluation.features import Extractor, check_channels, describer
 from ddim_jax.evaluation.measuring import Describe
 from ddim_jax.evaluation.moments import frechet_distance
 from ddim_jax.evaluation.reference import Reference
+from ddim_jax.fields import LARGEST_SIDE, check_fields
 from ddim_jax.inference import pictures, processes
 from ddim_jax.inference.model import Defaults, Model
 from ddim_jax.models.network import Network, from_linen
 from ddim_jax.models.unet import UNet
 from ddim_jax.training import hooks, preparing
-from ddim_jax.training.loop import MAPPINGS, check_batch_size
+from ddim_jax.training.loop import check_batch_size
 from ddim_jax.training.step import learning_rates, make_optimizer
 from ddim_jax.training.task import Hook, Task
 
 FORMAT = 4  # of what `save` writes; 1 is of the first runs and weights, which name none
-_SCHEDULES = {
+
+
+def _from_betas(num_steps: int, betas: Any) -> Schedule:
+    if not isinstance(betas, list | tuple) or not all(type(beta) in (int, float) for beta in betas) or len(betas) != num_steps:
+        raise ValueError(f"config.diffusion.betas must be a list of {num_steps} numbers, as config.diffusion.num_steps says")
+    return schedules.from_betas(np.array(betas))
+
+
+_SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "linear": schedules.linear,
     "scaled_linear": schedules.scaled_linear,
     "cosine": schedules.cosine,
-    "betas": lambda num_steps, betas: schedules.from_betas(betas),
-}
-_DTYPES = ("float32", "bfloat16")
-_CHOICES = {  # of the fields of training that name one of several
-    "mapping": MAPPINGS,
-    "learning_rate_decay": ("none", "cosine"),
-    "nonfinite": ("stop", "skip"),
+    "betas": _from_betas,
 }
 EXTRACTORS = ("classifier", "efficientnet", "inception")  # of features, that samples are judged by
 _NUM_IMAGES = {  # to train on; of TFDS, its catalog says so
@@ -61,28 +66,6 @@ _NUM_IMAGES = {  # to train on; of TFDS, its catalog says so
     "lsun/bedroom": 3_033_042,
     "lsun/church_outdoor": 126_227,
 }
-_RANGES = {  # of the numbers that nothing else checks: at least, at most
-    "diffusion.num_steps": (1, math.inf),
-    "training.seed": (0, LARGEST_SEED),
-    "training.steps": (1, math.inf),
-    "training.batch_size": (1, math.inf),
-    "training.steps_per_call": (1, math.inf),
-    "training.log_every": (1, math.inf),
-    "training.sample_every": (1, math.inf),
-    "training.checkpoint_every": (1, math.inf),
-    "training.held_out_every": (0, math.inf),
-    "training.distance_every": (0, math.inf),
-    "training.distance_samples": (2, math.inf),
-    "training.learning_rate": (0, math.inf),
-    "training.warmup_steps": (0, math.inf),
-    "training.keep_every": (0, math.inf),
-    "training.accumulate": (1, math.inf),
-    "training.grad_clip": (0, math.inf),
-    "training.ema_decay": (0, 1),
-    "training.min_snr_gamma": (0, math.inf),
-    "training.condition_dropout": (0, 1),
-    "model.dropout": (0, 1),
-}
 _FREE_TO_CHANGE = {  # when a run goes on
     *(f"training.{field}" for field in ("steps", "steps_per_call", "log_every", "sample_every", "checkpoint_every")),
     *(f"training.{field}" for field in ("held_out_every", "distance_every", "keep_every", "dtype", "remat", "mapping")),
@@ -92,13 +75,7 @@ _FREE_TO_CHANGE = {  # when a run goes on
 
 def check(config: Config) -> None:
     """Raises ValueError where fields make no sense, alone or together; before anything is read or written."""
-    for name, (least, most) in _RANGES.items():
-        part, field = name.split(".")
-        if not least <= config[part][field] <= most:
-            raise ValueError(f"config.{name} is {config[part][field]}; it must lie between {least} and {most}")
-    for field, choices in _CHOICES.items():
-        if config.training[field] not in choices:
-            raise ValueError(f"config.training.{field} is {config.training[field]!r}; expected one of {', '.join(choices)}")
+    check_fields(config, ("data", "model", "diffusion", "sampling", "training"))
     if config.training.learning_rate_decay == "cosine" and config.training.warmup_steps >= config.training.steps:
         raise ValueError(
             f"config.training.warmup_steps is {config.training.warmup_steps} of {config.training.steps} steps, which leaves none "
@@ -109,12 +86,6 @@ def check(config: Config) -> None:
         raise ValueError(
             f"config.training.accumulate is {config.training.accumulate}, which does not divide the {share} examples of a device"
         )
-    for part in ("training", "sampling"):
-        if config[part].dtype not in _DTYPES:
-            raise ValueError(f"config.{part}.dtype is {config[part].dtype!r}; expected one of {', '.join(_DTYPES)}")
-    if config.data.degrade and config.data.degrade not in degrading.DEGRADATIONS:
-        known = ", ".join(degrading.DEGRADATIONS)
-        raise ValueError(f"config.data.degrade is {config.data.degrade!r}; expected one of {known}, or '' for none")
     if config.data.degrade and config.diffusion.categories:
         raise ValueError("config.data.degrade is of networks with Gaussian noise: set config.diffusion.categories to 0")
     if config.training.distance_every and (config.data.degrade or config.diffusion.categories):
@@ -128,7 +99,37 @@ def check(config: Config) -> None:
         )
     check_batch_size(config.training.batch_size)
     make_loss(config)
-    make_unet(config)
+    make_model(config, None).table()
+    _check_memory(config)
+
+
+def check_stored(config: Config, source: str) -> None:
+    """Raises ValueError, which calls the file `source`, where the configuration of weights is no network that can be built."""
+    try:
+        check_fields(config, ("data", "model", "diffusion", "sampling"))
+        make_model(config, None).table()
+    except ValueError as error:
+        raise ValueError(f"{source} cannot be used: {error}") from error
+
+
+def check_blocks(config: Config, arrays: int, source: str) -> None:
+    """Raises ValueError where `source` holds too few arrays for the blocks of its network: to build thousands takes minutes."""
+    blocks = len(config.model.multipliers) * (2 * config.model.num_blocks + 1) + 2
+    if 8 * blocks > arrays:  # of the 10 that the smallest block has
+        raise ValueError(f"{source} does not fit: it holds {arrays} arrays, too few for the {blocks} blocks of its configuration")
+
+
+def _check_memory(config: Config) -> None:
+    """Raises ValueError where the least that training keeps is more than there is: 5 numbers a parameter, and one batch."""
+    parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(parameter_shapes(config)))
+    check_memory(
+        f"training these {parameters:,} parameters (with their average, gradient and the two moments of Adam)", 20 * parameters
+    )
+    values = math.prod(image_shape(config)) * (config.diffusion.categories or 1)
+    batch = config.training.batch_size // jax.device_count()
+    check_memory(f"config.training.batch_size={config.training.batch_size}", 20 * parameters + 8 * batch * values)
+    count = config.sampling.count
+    check_memory(f"config.sampling.count={count}", 8 * values * count // jax.device_count())
 
 
 def make_schedule(config: Config) -> Schedule:
@@ -136,19 +137,21 @@ def make_schedule(config: Config) -> Schedule:
 
     Fields of other schedules are left alone, so that --config.diffusion.schedule=cosine is enough.
     """
+    check_fields(config, ("diffusion",))
     fields = config.diffusion.to_dict()
-    name, moved = fields.pop("schedule"), fields.pop("zero_terminal_snr")
-    prediction, categories = fields.pop("prediction"), fields.pop("categories")
+    name, moved = fields.pop("schedule", None), fields.pop("zero_terminal_snr")
     if name not in _SCHEDULES:
-        raise ValueError(f"config.diffusion.schedule is {name!r}; expected one of {', '.join(_SCHEDULES)}")
-    if prediction not in losses.TARGETS:
-        raise ValueError(f"config.diffusion.prediction is {prediction!r}; expected one of {', '.join(losses.TARGETS)}")
+        raise ValueError(f"config.diffusion.schedule is {shown(name)}; expected one of {', '.join(_SCHEDULES)}")
+    prediction, categories = fields.pop("prediction"), fields.pop("categories")
     if categories and prediction != "x0":
         raise ValueError(f"config.diffusion.prediction is {prediction!r}; over categories a network predicts 'x0'")
     takes = {each: inspect.signature(make).parameters for each, make in _SCHEDULES.items()}
     unknown = set(fields).difference(*takes.values())
     if unknown:
-        raise ValueError(f"config.diffusion has fields that no schedule takes: {', '.join(sorted(unknown))}")
+        raise ValueError(f"config.diffusion has fields that no schedule takes: {shown(sorted(unknown))}")
+    needs = [field for field, of in takes[name].items() if of.default is of.empty and field not in fields]
+    if needs:
+        raise ValueError(f"config.diffusion.{needs[0]} is missing, which the schedule {name!r} takes")
     made = _SCHEDULES[name](**{field: value for field, value in fields.items() if field in takes[name]})
     made = schedules.zero_terminal_snr(made) if moved else made
     if made.alpha_bar[-1] == 0 and prediction == "eps":
@@ -159,9 +162,12 @@ def make_schedule(config: Config) -> Schedule:
 def image_shape(config: Config) -> tuple[int, int, int]:
     """(H, W, C) of the images that config.data gives; its image_size is (H, W), or one number for a square."""
     size = config.data.image_size
-    sides = (size,) if isinstance(size, int) else tuple(size)
-    if len(sides) not in (1, 2) or not all(isinstance(side, int) and side > 0 for side in sides):
-        raise ValueError(f"config.data.image_size is {size}; expected (H, W) in pixels, or one number for a square")
+    sides = tuple(size) if isinstance(size, list | tuple) else (size,)
+    if len(sides) not in (1, 2) or not all(type(side) is int and 0 < side <= LARGEST_SIDE for side in sides):
+        raise ValueError(
+            f"config.data.image_size is {shown(size)}; expected (H, W) in pixels, up to {LARGEST_SIDE}, or one "
+            "number for a square"
+        )
     return (sides[0], sides[-1], config.data.channels)
 
 
@@ -170,10 +176,11 @@ def make_unet(config: Config, dtype: str = "float32", remat: bool = False) -> UN
 
     dtype, remat: how it computes; see `models.unet.UNet`.
     """
+    check_fields(config, ("data", "model"))
     fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list | tuple) else v for name, v in config.model.items()}
-    for field in ("multipliers", "attention_sides"):
-        if not all(isinstance(each, int) and each > 0 for each in fields[field]):
-            raise ValueError(f"config.model.{field} is {fields[field]}; expected whole numbers above 0")
+    unknown = fields.keys() - {field.name for field in dataclasses.fields(UNet)}
+    if unknown:
+        raise ValueError(f"config.model has fields that the network does not take: {shown(sorted(unknown))}")
     height, width, channels = image_shape(config)
     name, channels = config.data.degrade, channels * (config.diffusion.categories or 1)
     told = degrading.channels(name, channels) if name else 0
@@ -191,8 +198,9 @@ def make_network(config: Config, dtype: str = "float32", remat: bool = False) ->
 def parameter_shapes(config: Config) -> Any:
     """The network's parameters as shapes and dtypes alone: a nested dict of jax.ShapeDtypeStruct."""
     height, width, channels = image_shape(config)
-    x = jnp.zeros((1, height, width, channels * (config.diffusion.categories or 1)))
-    return jax.eval_shape(make_unet(config).init, jax.random.key(0), x, jnp.zeros(1, jnp.int32))["params"]
+    x = jax.ShapeDtypeStruct((1, height, width, channels * (config.diffusion.categories or 1)), jnp.float32)
+    step = jax.ShapeDtypeStruct((1,), jnp.int32)
+    return jax.eval_shape(make_unet(config).init, jax.random.key(0), x, step)["params"]
 
 
 def make_loss(config: Config) -> Callable:
@@ -212,6 +220,19 @@ def make_loss(config: Config) -> Callable:
     return functools.partial(losses.drawn_loss, prediction=config.diffusion.prediction, min_snr_gamma=gamma)
 
 
+def check_stages(config: Config) -> None:
+    """Raises ValueError unless each stage of config.distillation halves the steps of the one before."""
+    stages = config.get("distillation", {}).get("student_steps")
+    if stages is None:
+        raise ValueError("the configuration has no distillation.student_steps; see configs/demo_distilled.py")
+    fits = isinstance(stages, list | tuple) and stages and all(type(steps) is int and steps > 0 for steps in stages)
+    if not fits or any(before != 2 * steps for before, steps in zip(stages, stages[1:])):
+        raise ValueError(
+            f"config.distillation.student_steps is {shown(stages)}; expected whole numbers above 0, each half of the one before, "
+            "such as (16, 8, 4)"
+        )
+
+
 def make_distillation_loss(config: Config, student_steps: int) -> Callable:
     """The objective of one stage of config.distillation, which asks a teacher. Raises ValueError where there can be none."""
     if config.diffusion.categories:
@@ -224,8 +245,7 @@ def make_distillation_loss(config: Config, student_steps: int) -> Callable:
 
 def _load(config: Config, **changes: Any) -> Any:
     """The images of config.data, or what `sources.load` makes with other arguments."""
-    data = {name: config.data[name] for name in ("name", "split", "directory", "crop", "memory_limit_mb")}
-    data["corrupt"] = config.data.get("corrupt", "stop")  # published weights have no such field
+    data = {name: config.data[name] for name in ("name", "split", "directory", "crop", "memory_limit_mb", "corrupt")}
     height, width, channels = image_shape(config)
     return sources.load(**data | changes, image_size=(height, width), channels=channels)
 
@@ -471,15 +491,22 @@ def to_json(config: Config) -> str:
 def from_json(text: str, source: str) -> Config:
     """A configuration from text, of this format or an older one. `source` is what errors call it.
 
-    Raises ValueError for a format that is not known yet.
+    Raises ValueError for a format that is not known yet, and where it describes no network that can be built.
     """
-    fields = json.loads(text)
+    fields = read_json(text, source)
     written = fields.pop("format", 1)
+    if not isinstance(written, int) or written < 1:
+        raise ValueError(f"{source} has format {shown(written)}; expected a whole number from 1")
     if written > FORMAT:
         raise ValueError(f"{source} has format {written}, of a newer ddim_jax; this one reads up to {FORMAT}: upgrade it")
-    for upgrade in (_from_1, _from_2, _from_3)[written - 1 :]:
-        upgrade(fields)
-    return Config(fields)
+    try:
+        for upgrade in (_from_1, _from_2, _from_3)[written - 1 :]:
+            upgrade(fields)
+        config = Config(fields)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{source} is no configuration of ddim_jax ({type(error).__name__}: {shown(error)})") from error
+    check_stored(config, source)
+    return config
 
 
 def _from_3(fields: dict) -> None:

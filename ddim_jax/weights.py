@@ -16,13 +16,13 @@ from flax import traverse_util
 from ddim_jax import configuration
 from ddim_jax.common import tensor_files
 from ddim_jax.common.arrays import check_fit
-from ddim_jax.common.files import check_digest
 from ddim_jax.configuration import Config
 from ddim_jax.training.checkpoints import Checkpoints
 
 DIGITS = pathlib.Path(__file__).parent / "pretrained" / "digits.safetensors"  # which ship with the package
 FASHION_MNIST = DIGITS.with_name("fashion_mnist.safetensors")
 _CONFIG = "ddim_jax_config"  # the name of the configuration within a file
+_CHECKSUM = "ddim_jax_sha256"  # and that of `_checksum`, which files from before it lack
 
 
 class Weights(NamedTuple):
@@ -72,16 +72,20 @@ def from_workdir(workdir: str | os.PathLike) -> Weights:
 def load(path: str | os.PathLike) -> Weights:
     """Weights that `save` wrote. Raises ValueError where the file is damaged, foreign or does not fit its configuration."""
     path = pathlib.Path(path)
-    check_digest(path)
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            metadata, names = file.metadata() or {}, list(file.keys())
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is damaged or not a safetensors file ({error})") from error
+    tensors = tensor_files.safetensors_of(path)
+    with safetensors.safe_open(path, framework="numpy") as file:
+        metadata = file.metadata() or {}
     if _CONFIG not in metadata:
         raise ValueError(f"{path} holds no ddim_jax configuration: it was not written by `python -m experiments.convert`")
+    no_floats = [f"{name} ({tensor.dtype})" for name, tensor in tensors.items() if not jnp.issubdtype(tensor.dtype, jnp.floating)]
+    if no_floats:
+        raise ValueError(f"{path} holds whole numbers where floats belong, in {', '.join(no_floats[:5])}: they are no weights")
     config = configuration.from_json(metadata[_CONFIG], str(path))
-    return fitted(config, {name: _tensor(path, name) for name in names}, str(path))
+    configuration.check_blocks(config, len(tensors), str(path))
+    found = fitted(config, {name: jnp.asarray(tensor.read(), jnp.float32) for name, tensor in tensors.items()}, str(path))
+    if _CHECKSUM in metadata and metadata[_CHECKSUM] != _checksum(metadata[_CONFIG], found.params):
+        raise ValueError(f"{path} is damaged: its numbers are not those that its checksum was made of; fetch it again")
+    return found
 
 
 def is_ours(path: str | os.PathLike) -> bool:
@@ -91,12 +95,6 @@ def is_ours(path: str | os.PathLike) -> bool:
             return _CONFIG in (file.metadata() or {})
     except safetensors.SafetensorError:
         return False
-
-
-def _tensor(path: pathlib.Path, name: str) -> jax.Array:
-    """One array as float32, the file opened for it alone: an open file keeps in memory all that was read from it."""
-    with safetensors.safe_open(path, framework="numpy") as file:
-        return jnp.asarray(file.get_tensor(name), jnp.float32)
 
 
 def read(source: str | os.PathLike) -> Weights:
@@ -132,12 +130,18 @@ def digest(params: Any) -> str:
     return sha.hexdigest()
 
 
+def _checksum(config: str, params: Any) -> str:
+    """The SHA-256 of a configuration, as text, and of parameters."""
+    return hashlib.sha256((config + digest(params)).encode()).hexdigest()
+
+
 def save(path: str | os.PathLike, weights: Weights, dtype: str = "float32") -> None:
-    """Writes weights as one safetensors file, their configuration within, its SHA-256 in a file beside.
+    """Writes weights as one safetensors file, their configuration and a checksum within, its SHA-256 in a file beside.
 
     Kernels are of this dtype. Biases and scales are few, and an error in one is the same at every pixel and step (in bfloat16,
     the demo's digits come out 4% too bright): they stay float32.
     """
     arrays = traverse_util.flatten_dict(weights.params, sep=".")
     arrays = jax.tree.map(lambda a: jnp.asarray(a, dtype if a.ndim > 1 else jnp.float32), arrays)
-    tensor_files.save(path, arrays, {_CONFIG: configuration.to_json(weights.config)})
+    config = configuration.to_json(weights.config)
+    tensor_files.save(path, arrays, {_CONFIG: config, _CHECKSUM: _checksum(config, arrays)})

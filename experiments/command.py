@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -14,19 +15,21 @@ import jax
 from absl import app, flags, logging
 
 from configs import cifar10
+from ddim_jax.common.files import local
 
+_PATHS = ("workdir", "output", "checkpoint", "images", "mask", "reference", "references", "extractor_weights", "directory")
 FIELDS = {f"{part}.{field}": value for part, fields in cifar10.get_config().items() for field, value in fields.items()}
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Whether an error that is understood shows where it was raised, too.")
 flags.disclaim_key_flags()  # those below are of the command that asks for them, and in its --help
 
 
-def run(main: Callable[[list[str]], None]) -> None:
-    """Runs main(arguments) with the flags of the command line.
+def run(main: Callable[[list[str]], None], positional: bool = False) -> None:
+    """Runs main(arguments) with the flags of the command line. `positional`: whether it takes arguments that are no flags.
 
     Input that is refused ends in one line, `error: ...`, and exit status 1; wrong flags in status 2. What nobody foresaw comes
     with its traceback.
     """
-    app.run(functools.partial(_guarded, main), flags_parser=_parsed)
+    app.run(functools.partial(_guarded, main), flags_parser=functools.partial(_parsed, positional))
 
 
 def define_multihost() -> None:
@@ -53,22 +56,41 @@ def join() -> None:
         ) from error
 
 
-def _parsed(argv: Sequence[str]) -> list[str]:
+def whole_numbers(name: str, expected: str) -> tuple[int, ...]:
+    """The numbers of a flag that is a list. Raises UsageError, which names what is `expected`, for anything but digits 0 to 9."""
+    words = [word.strip() for word in flags.FLAGS[name].value or []]
+    if not words or not all(re.fullmatch("[0-9]{1,9}", word) for word in words):
+        given = ",".join(words)
+        given = given if len(given) < 100 else f"{given[:100]}..."
+        raise app.UsageError(f"--{name} is {given}; expected whole numbers {expected}, with commas between them")
+    return tuple(map(int, words))
+
+
+def _parsed(positional: bool, argv: Sequence[str]) -> list[str]:
     """The arguments that are no flags; those are parsed."""
     try:
         arguments = flags.FLAGS(argv)
         if "config" in flags.FLAGS:
             getattr(flags.FLAGS["config"].value, "data", None)  # which raises only now where there is no such file
+        if not positional and len(arguments) > 1:
+            _end(f"{arguments[1]!r} is no flag, and this command takes nothing else: write --NAME=VALUE; --help lists all", 2)
+        for name in flags.FLAGS:
+            if flags.FLAGS[name].present and "." not in name and flags.FLAGS[name].value == "":
+                _end(f"--{name} is empty: give a value, or leave it out", 2)
+            if name in _PATHS and flags.FLAGS[name].value is not None:
+                flags.FLAGS[name].value = local(flags.FLAGS[name].value)
         return arguments
-    except flags.Error as error:
+    except (flags.Error, ValueError) as error:
         _end(error, 2)
-    except (AttributeError, KeyError):  # of the flag --config, where an override names no field
+    except (AttributeError, KeyError) as error:  # of the flag --config, where an override names no field
         unknown = [name for name in re.findall(r"^--?(?:no)?config\.([\w.]+)", "\n".join(argv), re.M) if name not in FIELDS]
+        if not unknown and "get_config" in str(error):
+            _end(f"--config names a file that is no configuration: it has no function get_config ({error})", 2)
         if not unknown:
             raise
         near = " or ".join(_nearest(unknown[0]))
         _end(f"there is no config.{unknown[0]}{near and f'; did you mean {near}?'} --help lists all", 2)
-    except OSError as error:
+    except (OSError, SyntaxError) as error:
         _end(f"--config cannot be read: {str(error).splitlines()[-1].strip()}", 2)
 
 
@@ -81,7 +103,8 @@ def _nearest(wrong: str) -> list[str]:
 
 
 def _guarded(main: Callable[[list[str]], None], argv: list[str]) -> None:
-    logging.set_verbosity(logging.ERROR)  # Orbax tells a great deal
+    logging.set_verbosity(logging.FATAL)  # Orbax tells a great deal, of errors hundreds of lines; what it raises says it once
+    warnings.showwarning = _show
     try:
         main(argv)
     except app.UsageError as error:
@@ -115,6 +138,12 @@ def _missing_device() -> str | None:
     return None
 
 
+def _show(message: Warning | str, category: type[Warning], *place: object) -> None:
+    """A warning in one line, without the place in the code, which means nothing to who gave a command."""
+    print(f"warning: {message}", file=sys.stderr)
+
+
 def _end(message: object, status: int) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    sys.unraisablehook = lambda *_: None  # of what storage libraries say while Python ends, after the line that matters
     sys.exit(status)

@@ -10,11 +10,13 @@ sliced Wasserstein distance of their samples to real ones.
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
+from absl import app, flags
 
 import ddim_jax
 from ddim_jax import weights
 from ddim_jax.common import extras
+from ddim_jax.common.devices import check_memory
+from ddim_jax.common.files import check_writable
 from ddim_jax.data import sources
 from ddim_jax.data.images import to_float
 from ddim_jax.diffusion import process, sampling, schedule, solvers
@@ -22,7 +24,7 @@ from ddim_jax.evaluation.distances import sliced_wasserstein
 from experiments import command
 
 _OUTPUT = flags.DEFINE_string("output", "docs/convergence.png", "The figure to write.")
-_NUM_IMAGES = flags.DEFINE_integer("num_images", 500, "How many digits each solver draws for each number of steps.")
+_NUM_IMAGES = flags.DEFINE_integer("num_images", 500, "How many digits a solver draws for each number of steps.", lower_bound=2)
 
 SOLVERS = {
     "DDIM": solvers.ddim,
@@ -93,8 +95,14 @@ def digits_distances(count: int) -> tuple[dict[str, list[float]], float]:
 def main(_):
     plt = extras.require("matplotlib.pyplot", "demo")
     plt.switch_backend("Agg")
-    errors = mixture_errors()
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    kinds = figure.canvas.get_supported_filetypes()
+    if not _OUTPUT.value.endswith(tuple(f".{kind}" for kind in kinds)):
+        raise app.UsageError(f"--output is {_OUTPUT.value}; expected a name that ends in one of {', '.join(sorted(kinds))}")
+    check_writable(_OUTPUT.value)
+    check_memory(f"--num_images={_NUM_IMAGES.value}", on_host=8 * 28 * 28 * _NUM_IMAGES.value)  # drawn, and as rows of values
+    sources.mnist_5k("test")  # which raises where the package that brings the digits is missing
+    errors = mixture_errors()
     for name, values in errors.items():
         slope = np.log(values[-1] / values[-2]) / np.log(MIXTURE_STEPS[-1] / MIXTURE_STEPS[-2])
         print(f"mixture, {name}: " + ", ".join(f"{value:.2e}" for value in values) + f"; last slope {slope:.2f}")

@@ -9,9 +9,12 @@ A DST that ends in .safetensors becomes a file of ours, with its SHA-256 beside 
 whatever `ddim_jax.interop.read` reads; see docs/coming-from-diffusers.md.
 """
 
+import pathlib
+
 from absl import app, flags
 
 from ddim_jax import interop, weights
+from ddim_jax.common.files import check_new, check_writable
 from ddim_jax.interop import formats, to_diffusers
 from experiments import command
 
@@ -24,8 +27,13 @@ def main(arguments):
     if len(arguments) != 3:
         raise app.UsageError("give two paths: python -m experiments.convert SRC DST")
     _, source, destination = arguments
+    if not source or not destination:
+        raise app.UsageError("a path is empty; give two: python -m experiments.convert SRC DST")
     if _DTYPE.value != "float32" and not destination.endswith(".safetensors"):
         raise app.UsageError("--dtype is of files of ours, whose names end in .safetensors; a folder of diffusers is float32")
+    if not destination.endswith(".safetensors"):
+        check_new(pathlib.Path(destination))
+    check_writable(destination)
     found = interop.read(source, None if _FORMAT.value == "auto" else _FORMAT.value, _IMAGE_SIZE.value)
     if destination.endswith(".safetensors"):
         weights.save(destination, found, _DTYPE.value)
@@ -35,4 +43,4 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, positional=True)

@@ -10,11 +10,12 @@ import time
 
 import jax
 import numpy as np
-from absl import flags
+from absl import app, flags
 
 import ddim_jax
 from configs import demo
 from ddim_jax import runs, weights
+from ddim_jax.common.files import check_writable
 from ddim_jax.data import images, sources
 from ddim_jax.data.images import to_uint8
 from ddim_jax.diffusion import solvers
@@ -22,7 +23,7 @@ from ddim_jax.inference import pictures
 from experiments import command
 
 _OUTPUT = flags.DEFINE_string("output", "runs/demo", "Folder to write to.")
-_TRAIN_STEPS = flags.DEFINE_integer("train_steps", 80, "How long to train anew; a multiple of 40.")
+_TRAIN_STEPS = flags.DEFINE_integer("train_steps", 80, "How long to train anew; a multiple of 40.", lower_bound=40)
 
 SEED, STEPS = 0, 50
 NUMBERS_OF_STEPS = (10, 20, 50, 100)  # of the rows that compare them
@@ -109,6 +110,10 @@ def train_anew(report: Report, output: pathlib.Path, steps: int) -> None:
 
 def main(_):
     output = pathlib.Path(_OUTPUT.value)
+    if _TRAIN_STEPS.value % 40:
+        raise app.UsageError(f"--train_steps is {_TRAIN_STEPS.value}; expected a multiple of 40")
+    check_writable(output, folder=True)
+    sources.mnist_5k("test")  # which raises where the package that brings the digits is missing
     jax.config.update("jax_compilation_cache_dir", str(output.absolute() / "compiled"))  # nothing is compiled twice
     report = Report(output)
     draw(report, output)

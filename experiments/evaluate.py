@@ -22,10 +22,14 @@ import functools
 import pathlib
 
 import jax
+import numpy as np
 from absl import app, flags
 
 from ddim_jax import configuration, interop, weights
-from ddim_jax.evaluation import evaluate, features, subject
+from ddim_jax.common.devices import check_memory
+from ddim_jax.common.files import check_writable
+from ddim_jax.common.seeds import check_seed
+from ddim_jax.evaluation import evaluate, features, report, subject
 from ddim_jax.inference.model import SPACINGS
 from experiments import command
 
@@ -57,9 +61,7 @@ _DTYPE = flags.DEFINE_enum("dtype", None, ("float32", "bfloat16"), "What layers 
 
 
 def _steps() -> tuple[int, ...]:
-    if not _STEPS.value or not all(each.strip().isdecimal() for each in _STEPS.value):
-        raise app.UsageError(f"--steps is {','.join(_STEPS.value)}; expected whole numbers above 0, with commas between them")
-    return tuple(sorted({int(each) for each in _STEPS.value}))
+    return tuple(sorted(set(command.whole_numbers("steps", "above 0"))))
 
 
 def _say(line: str) -> None:
@@ -72,6 +74,16 @@ def main(_):
         raise app.UsageError("give either --workdir, the folder of a training run, or --checkpoint, a file or folder of weights")
     if _OUTPUT.value is None and _WORKDIR.value is None:
         raise app.UsageError("give --output, the folder to write to")
+    unknown = set(_TABLE.value) - {*evaluate.TABLES, "all"}
+    if unknown or not _TABLE.value:
+        raise app.UsageError(
+            f"--table is {','.join(_TABLE.value)}; expected some of {', '.join(evaluate.TABLES)}, with commas between, or all"
+        )
+    check_seed(_SEED.value)
+    report.check_matplotlib()
+    output = pathlib.Path(_OUTPUT.value or pathlib.Path(_WORKDIR.value) / "evaluation")
+    check_writable(output, folder=True)
+    check_writable(_REFERENCES.value, folder=True)
     command.join()
     found = weights.from_workdir(_WORKDIR.value) if _WORKDIR.value else interop.read(_CHECKPOINT.value)
     config, model = found.config, configuration.make_model(*found, _DTYPE.value)
@@ -82,6 +94,8 @@ def main(_):
         subject.way(row)
     for steps in _steps():
         model.tau(steps)
+    least = 8 * _SAMPLES.value + 4 * min(_BATCH_SIZE.value, _SAMPLES.value) * int(np.prod(model.shape))  # numbers, and one batch
+    check_memory(f"--num_samples={_SAMPLES.value} with --batch_size={_BATCH_SIZE.value}", least)
     extractor = configuration.make_extractor(config, _EXTRACTOR.value, _EXTRACTOR_WEIGHTS.value)
     if features.check_channels(extractor, model.shape[-1]):
         _say(f"grey images: {extractor.name} sees them three times, as red, green and blue")
@@ -114,7 +128,6 @@ def main(_):
         "dtype": _DTYPE.value or config.sampling.dtype,
         "held_out_from": _IMAGES.value or _SPLIT.value,
     }
-    output = pathlib.Path(_OUTPUT.value or pathlib.Path(_WORKDIR.value) / "evaluation")
     path = evaluate.evaluate(judged, _TABLE.value, output, f"Evaluation of {source}", settings, _say)
     _say(f"wrote {path}")
 

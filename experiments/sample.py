@@ -28,6 +28,7 @@ from typing import Any
 from absl import app, flags
 
 from ddim_jax import configuration, interop, weights
+from ddim_jax.common.files import check_writable
 from ddim_jax.data import images
 from ddim_jax.inference import model, render, request
 from ddim_jax.inference.processes import SOLVERS
@@ -64,11 +65,7 @@ def make_request(shape: tuple[int, int, int]) -> request.Request:
     value: dict[str, Any] = {field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(request.Request)}
     value["modes"] = tuple(value["modes"])
     if value["label"] is not None:
-        if not all(each.strip().isdecimal() for each in value["label"]):
-            raise app.UsageError(
-                f"--label is {','.join(value['label'])}; expected whole numbers from 0, with commas between them"
-            )
-        value["label"] = tuple(map(int, value["label"]))
+        value["label"] = command.whole_numbers("label", "from 0")
     if value["classifier"] is not None:
         value["classifier"] = find(value["classifier"])
     if value["mask"] is not None:
@@ -90,14 +87,17 @@ def main(_):
         raise app.UsageError("give either --workdir, the folder of a training run, or --checkpoint, a file or folder of weights")
     if _OUTPUT.value is None and _WORKDIR.value is None:
         raise app.UsageError("give --output, the folder to write to")
+    output = pathlib.Path(_OUTPUT.value or pathlib.Path(_WORKDIR.value) / "samples")
+    check_writable(output, folder=True)
     found = weights.from_workdir(_WORKDIR.value) if _WORKDIR.value else interop.read(_CHECKPOINT.value)
     config, asked = found.config, make_request(configuration.image_shape(found.config))
-    plan = request.plan(asked, configuration.make_model(*found, _DTYPE.value), restores=bool(config.data.degrade))
+    has_images = asked.images is not None or config.data.name != "folder"
+    made = configuration.make_model(*found, _DTYPE.value)
+    plan = request.plan(asked, made, restores=bool(config.data.degrade), has_images=has_images)
     real, condition = None, {}
     if plan.needs_images:
         real = configuration.held_out_images(config, asked.num_images, asked.images, asked.split or "test")
         condition = configuration.image_condition(config, real)
-    output = pathlib.Path(_OUTPUT.value or pathlib.Path(_WORKDIR.value) / "samples")
     render.render(plan, output, real, condition, say=lambda line: print(line, flush=True))
     print(f"wrote {', '.join(plan.modes)} into {output}")
 

@@ -8,7 +8,7 @@ import pathlib
 import pytest
 from ml_collections import ConfigDict
 
-from configs import cifar10, demo
+from configs import cifar10, demo, demo_distilled
 from ddim_jax import configuration
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -24,9 +24,10 @@ ALLOWED = {
     "data": {"common"},
     "training": {"common", "data", "diffusion", "models"},
     "inference": {"common", "data", "diffusion", "models"},
-    "configuration": {"common", "data", "diffusion", "evaluation", "models", "training", "inference"},
+    "fields": {"common", "data", "diffusion", "inference", "training"},
+    "configuration": {"common", "fields", "data", "diffusion", "evaluation", "models", "training", "inference"},
     "weights": {"common", "configuration", "training"},
-    "runs": {"common", "configuration", "training", "weights"},
+    "runs": {"common", "configuration", "data", "training", "weights"},
     "interop": {"common", "configuration", "inference", "weights"},
     "__init__": {"diffusion", "interop", "training"},  # names, imported when they are asked for
 }
@@ -49,7 +50,7 @@ def test_arrows_of_import(path):
     ours = {name.split(".")[1] for name in imports(path) if name.startswith("ddim_jax.")}
     assert ours - {part} <= ALLOWED.get(part, set())
     assert not any(name.split(".")[0] in ("configs", "experiments", "tests") for name in imports(path))
-    if part not in ("configuration", "weights", "runs", "interop"):
+    if part not in ("fields", "configuration", "weights", "runs", "interop"):
         assert not any(name.split(".")[0] == "ml_collections" for name in imports(path))
     if part == "diffusion":
         outside = {name.split(".")[0] for name in imports(path)} - {"ddim_jax"}
@@ -97,6 +98,16 @@ def test_hyper_parameters_of_the_paper():
         ("diffusion", "num_steps", 0, "config.diffusion.num_steps is 0; it must lie between 1"),
         ("sampling", "dtype", "float17", "config.sampling.dtype is 'float17'; expected one of float32, bfloat16"),
         ("model", "channels", 100, "multiple of 32"),
+        ("model", "channels", 65536, "takes at least .* GB of memory, but .* has .* GB"),
+        ("training", "batch_size", 10**9, "config.training.batch_size=1000000000 takes at least .* GB of memory"),
+        ("sampling", "count", 0, "config.sampling.count is 0; it must lie between 1 and any finite number"),
+        ("sampling", "steps", 1001, "cannot choose 1001 sampling steps out of 1000"),
+        ("sampling", "eta", float("nan"), "config.sampling.eta is nan"),
+        ("training", "learning_rate", float("inf"), "config.training.learning_rate is inf"),
+        ("model", "num_blocks", 0, "config.model.num_blocks is 0"),
+        ("model", "patch_size", -4, "config.model.patch_size is -4"),
+        ("model", "multipliers", (), r"multipliers is \(\); expected whole numbers above 0"),
+        ("data", "image_size", (2**20, 2**20), r"config.data.image_size is \(1048576, 1048576\); expected"),
     ],
 )
 def test_a_configuration_that_cannot_work(part, field, value, message):
@@ -104,6 +115,15 @@ def test_a_configuration_that_cannot_work(part, field, value, message):
     config[part][field] = value
     with pytest.raises(ValueError, match=message):
         configuration.check(config)
+
+
+@pytest.mark.parametrize("stages", [(), (16, 16), (16, 8, 5), (4, 8), (0,), (1.5,), 8, None])
+def test_stages_that_halve_nothing(stages):
+    config = demo_distilled.get_config()
+    configuration.check_stages(config)
+    config.distillation = ConfigDict({} if stages is None else dict(student_steps=stages))
+    with pytest.raises(ValueError, match="student_steps"):
+        configuration.check_stages(config)
 
 
 def test_an_unknown_field_is_refused():

@@ -1,5 +1,6 @@
-"""The devices of this process, with the rows of a batch spread over them."""
+"""The devices of this process and their memory, with the rows of a batch spread over them."""
 
+import os
 from typing import Any
 
 import jax
@@ -23,3 +24,21 @@ class LocalDevices:
         count = len(jax.tree.leaves(tree)[0])
         even = np.arange(count + -count % self._split.num_devices) % count
         return jax.device_put(jax.tree.map(lambda a: a[even], tree), self._split)
+
+
+def check_memory(what: str, on_device: int = 0, on_host: int = 0) -> None:
+    """Raises ValueError where `what` takes more bytes than each of this process's devices, or the machine, has in all.
+
+    The numbers of bytes are the least that is needed: what passes may still be too much.
+    """
+    device = jax.local_devices()[0]
+    host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = (device.memory_stats() or {}).get("bytes_limit", host)
+    places = [("a device of this machine", on_device, limit), ("this machine", on_host, host)]
+    if device.platform == "cpu":  # whose memory is the machine's
+        places = [("this machine", on_device + on_host, host)]
+    for place, needed, there in places:
+        if needed > there:
+            raise ValueError(
+                f"{what} takes at least {needed / 1e9:,.1f} GB of memory, but {place} has {there / 1e9:,.1f} GB: ask for less"
+            )

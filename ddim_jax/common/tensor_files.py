@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import os
 import pathlib
 from collections.abc import Mapping
@@ -15,8 +16,10 @@ import safetensors.flax
 from ddim_jax.common import pickles
 from ddim_jax.common.files import check_digest, whole, write_digest
 from ddim_jax.common.pickles import Tensor
+from ddim_jax.common.text import is_plain, shown
 
-_DTYPES: dict[str, Any] = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}  # others are no weights
+_DTYPES: dict[str, Any] = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}
+_DTYPES |= {"I32": np.int32, "I16": np.int16, "I8": np.int8, "U8": np.uint8, "BOOL": np.bool_}  # no weights, nor is any other
 
 
 def tensors(path: str | os.PathLike) -> dict[str, Tensor]:
@@ -25,8 +28,14 @@ def tensors(path: str | os.PathLike) -> dict[str, Tensor]:
     Raises ValueError for a file that is damaged, is not the one that PATH.sha256 was written for, or holds something else.
     """
     path = pathlib.Path(path)
+    if path.suffix == ".safetensors":
+        return safetensors_of(path)
     check_digest(path)
-    return _safetensors(path) if path.suffix == ".safetensors" else _state_dict(pickles.load(path), path)
+    found = _state_dict(pickles.load(path), path)
+    asked = sum(math.prod(tensor.shape) * tensor.dtype.itemsize for tensor in found.values())
+    if asked > path.stat().st_size:
+        raise ValueError(f"{path} has {path.stat().st_size} bytes, but its tensors take {asked}: several lie in the same place")
+    return _named_plainly(found, path)
 
 
 def _state_dict(content, path: pathlib.Path) -> dict[str, Tensor]:
@@ -41,7 +50,10 @@ def _state_dict(content, path: pathlib.Path) -> dict[str, Tensor]:
     return {name.removeprefix("module."): tensor for name, tensor in content.items()}  # which DataParallel puts in front
 
 
-def _safetensors(path: pathlib.Path) -> dict[str, Tensor]:
+def safetensors_of(path: pathlib.Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file, by name. Raises ValueError as `tensors` does."""
+    check_digest(path)
+
     def read(name: str) -> np.ndarray:  # opened anew for each, since pages once read count as ours until it is closed
         with safetensors.safe_open(path, framework="numpy") as file:
             return file.get_tensor(name)
@@ -49,12 +61,21 @@ def _safetensors(path: pathlib.Path) -> dict[str, Tensor]:
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}
-            return {
+            found = {
                 name: Tensor(tuple(s.get_shape()), np.dtype(_DTYPES.get(s.get_dtype(), np.int64)), functools.partial(read, name))
                 for name, s in slices.items()
             }
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is damaged or not a safetensors file ({error})") from error
+        raise ValueError(f"{path} is damaged or not a safetensors file ({shown(str(error), 300)})") from error
+    return _named_plainly(found, path)
+
+
+def _named_plainly(found: dict[str, Tensor], path: pathlib.Path) -> dict[str, Tensor]:
+    """The tensors. Raises ValueError for names that no terminal should show."""
+    strange = [name for name in found if not is_plain(name)]
+    if strange:
+        raise ValueError(f"{path} holds a tensor with the name {shown(strange[0])}; expected plain letters, fewer than 200")
+    return found
 
 
 def save(path: str | os.PathLike, arrays: Mapping[str, Any], metadata: Mapping[str, str]) -> None:

@@ -101,8 +101,14 @@ def from_betas(betas: ArrayLike) -> Schedule:
     Betas .1, .2, .3 give alpha_bar 1, .9, .72, .504. Raises ValueError unless every beta lies in (0, 1]; 1 only at the end.
     """
     betas = np.asarray(betas, np.float64)
-    if betas.ndim != 1 or not np.all((betas > 0) & (betas <= 1)) or np.any(betas[:-1] == 1):
-        raise ValueError(f"betas must be [T] numbers in (0, 1), the last at most 1; got shape {betas.shape}, values {betas}")
+    if betas.ndim != 1 or not len(betas):
+        raise ValueError(f"betas must be [T] numbers in (0, 1), the last at most 1; got shape {betas.shape}")
+    wrong = np.flatnonzero(~((betas > 0) & (betas <= 1)) | ((betas == 1) & (np.arange(len(betas)) < len(betas) - 1)))
+    if len(wrong):
+        raise ValueError(
+            f"betas must be [T] numbers in (0, 1), the last at most 1; {len(wrong)} of {len(betas)} are not, the first of them "
+            f"beta {wrong[0] + 1}, which is {betas[wrong[0]]}"
+        )
     return from_alpha_bar(np.concatenate([[1.0], np.cumprod(1 - betas)]))
 
 

@@ -2,18 +2,16 @@
 
 import contextlib
 import pathlib
-import tempfile
 from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from ddim_jax.common.files import check_writable
 from ddim_jax.data import images as files
 from ddim_jax.data.images import to_float, to_uint8
 from ddim_jax.inference import pictures
-from ddim_jax.inference.request import DRAWN, Plan
+from ddim_jax.inference.request import DRAWN, LINE, STAGES, Plan
 from ddim_jax.models.network import Condition
-
-STAGES, LINE = 10, 11  # predictions shown of each image of a chain; images of a line, and of a side of a square
 
 
 def render(plan: Plan, output: pathlib.Path, images: np.ndarray | None, condition: Condition, say: Callable[[str], None]) -> None:
@@ -74,11 +72,13 @@ def render(plan: Plan, output: pathlib.Path, images: np.ndarray | None, conditio
 
 def _check_output(plan: Plan, output: pathlib.Path, count: int) -> None:
     """Makes the folder. Raises ValueError where it cannot be written to, or files of more samples lie there than `count`."""
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=output).close()
-    except OSError as error:
-        raise ValueError(f"the output {output} cannot be written to ({error.strerror}): give another folder") from error
+    check_writable(output, folder=True)
+    output.mkdir(parents=True, exist_ok=True)
+    if "files" in plan.modes:
+        check_writable(output / "samples", folder=True)
+    in_the_way = [path.name for path in output.iterdir() if path.suffix in (".png", ".npz") and path.is_dir()]
+    if in_the_way:
+        raise ValueError(f"{output / in_the_way[0]} is a folder, where a file is to be written: give another output")
     more = [path.name for path in (output / "samples").glob("*.png") if path.stem >= f"{count:06d}"]
     if "files" in plan.modes and more:
         raise ValueError(f"{output / 'samples'} holds {min(more)} and more of another run: empty it, or give another output")

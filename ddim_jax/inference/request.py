@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from ddim_jax.common.devices import check_memory
 from ddim_jax.common.seeds import check_seed
 from ddim_jax.diffusion import solvers
 from ddim_jax.inference.adjusting import Adjustment
@@ -17,6 +18,7 @@ from ddim_jax.inference.model import Model
 DRAWN = ("grid", "files", "npz")  # one set of samples, written in three ways
 OF_IMAGES = ("reconstruct", "inpaint", "restore")  # modes that begin with real images
 MODES = (*DRAWN, "chain", "interpolate", *OF_IMAGES)
+STAGES, LINE = 10, 11  # predictions shown of each image of a chain; images of a line, and of a side of a square
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,21 +60,25 @@ class Plan(NamedTuple):
     needs_images: bool
 
 
-def plan(request: Request, model: Model, restores: bool) -> Plan:
-    """The plan of a request. `restores`: whether the model is told an image, which real images must then provide.
+def plan(request: Request, model: Model, restores: bool, has_images: bool = True) -> Plan:
+    """The plan of a request.
 
-    Raises ValueError for what does not go together, is out of range, or would do nothing.
+    restores:   whether the model is told an image, which real images must then provide.
+    has_images: whether there are real images, of request.images or of the data set.
+
+    Raises ValueError for what does not go together, is out of range, takes more memory than there is, or would do nothing.
     """
     check_seed(request.seed)
     _check_numbers(request)
     arguments = {name: getattr(request, name) for name in ("eta", "order", "variance") if getattr(request, name) is not None}
     table = model.table(request.steps, request.spacing, request.solver, **arguments)
-    modes = _modes(request, model, restores, draws_noise=bool(np.any(table.noise != 0)))
+    modes = _modes(request, model, restores, has_images, draws_noise=bool(np.any(table.noise != 0)))
     needs_images = restores or bool(set(OF_IMAGES) & set(modes))
     _check_used(request, model, modes, restores, needs_images)
     if request.mask is not None and request.mask.shape != (*model.shape[:2], 1):
         raise ValueError(f"mask has shape {request.mask.shape}; the images' is {model.shape}: expected {(*model.shape[:2], 1)}")
     label = _label(request, model)
+    _check_memory(request, model, modes)
     return Plan(
         request=request,
         model=model,
@@ -98,11 +104,23 @@ def _check_numbers(request: Request) -> None:
         raise ValueError(f"threshold is {request.threshold}; it is a percentile, from 0 to 100")
 
 
-def _modes(request: Request, model: Model, restores: bool, draws_noise: bool) -> tuple[str, ...]:
+def _check_memory(request: Request, model: Model, modes: tuple[str, ...]) -> None:
+    """Raises ValueError where one batch, or the images that a picture keeps of all, are more than memory holds."""
+    count, values = request.num_images, math.prod(model.shape)
+    batch = min(request.batch_size, count)
+    check_memory(f"batch_size={request.batch_size}", 4 * values * batch // jax.local_device_count())
+    kept = {"grid": values, "chain": 4 * values * STAGES, "interpolate": 4 * values * LINE}  # bytes of each of the images
+    for mode in modes:
+        check_memory(f"{mode} of num_images={count}", on_host=count * (kept.get(mode, 0) + 8))  # and its number, and its class
+
+
+def _modes(request: Request, model: Model, restores: bool, has_images: bool, draws_noise: bool) -> tuple[str, ...]:
     unknown = set(request.modes) - {*MODES, "all"}
     if unknown or not request.modes:
         raise ValueError(f"unknown modes {', '.join(sorted(unknown)) or '(none)'}; expected some of {', '.join(MODES)}, or all")
-    missing = {}
+    missing: dict[str, str] = {}
+    if not has_images:
+        missing |= dict.fromkeys(OF_IMAGES, "images, a folder of real images: this network's own data set, a folder, is not here")
     if draws_noise:
         missing["interpolate"] = "a solver without noise (eta = 0): with noise, a latent does not tell its image"
     if request.mask is None:

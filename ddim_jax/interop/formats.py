@@ -1,10 +1,10 @@
 """Weights in any format that people publish, as our model: what lies at a path, and how it becomes a configuration and arrays."""
 
 import functools
-import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,9 @@ from flax import traverse_util
 from ddim_jax import configuration, weights
 from ddim_jax.common import tensor_files
 from ddim_jax.common.arrays import check_fit
+from ddim_jax.common.files import read_json
 from ddim_jax.common.pickles import Tensor
+from ddim_jax.common.text import shown
 from ddim_jax.configuration import Config
 from ddim_jax.interop import names, schedulers, unets
 from ddim_jax.weights import Weights
@@ -66,10 +68,13 @@ def read(path: str | os.PathLike, format: str | None = None, image_size: int | N
     else:
         if fields is None:
             raise ValueError(f"{file} holds diffusers' weights, but no config.json beside it says of which network")
-        model, image_size, channels = unets.from_diffusers(fields, str(file.with_name("config.json")), image_size)
+        config_json = str(file.with_name("config.json"))
+        model, image_size, channels = _described(config_json, unets.from_diffusers, fields, config_json, image_size)
         diffusion, sampling = _scheduler(file)
         naming = names.DIFFUSERS_OLD if any(name.endswith(".proj_attn.weight") for name in tensors) else names.DIFFUSERS
     config = Config(dict(data=_data(image_size, channels), model=model, diffusion=diffusion, sampling=sampling))
+    configuration.check_stored(config, str(path))
+    configuration.check_blocks(config, len(tensors), str(file))
     configuration.make_schedule(config)  # which refuses fields that do not go together
     return weights.fitted(config, _parameters(config, tensors, naming, str(file)), str(file))
 
@@ -91,10 +96,7 @@ def _locate(path: pathlib.Path) -> tuple[pathlib.Path | None, dict | None]:
 
 
 def _json(path: pathlib.Path) -> dict:
-    try:
-        return dict(json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is damaged or not a configuration in JSON ({error})") from error
+    return read_json(path.read_bytes(), str(path))
 
 
 def _detect(tensors: Mapping[str, Tensor], file: pathlib.Path) -> str:
@@ -119,8 +121,17 @@ def _scheduler(file: pathlib.Path) -> tuple[dict, dict]:
     for folder in (file.parent, file.parent.parent / "scheduler"):
         path = folder / "scheduler_config.json"
         if path.exists():
-            return schedulers.from_diffusers(_json(path), str(path))
+            return _described(str(path), schedulers.from_diffusers, _json(path), str(path))
     return _DIFFUSION, _SAMPLING
+
+
+def _described(source: str, described: Callable[..., Any], *arguments: Any) -> Any:
+    """described(*arguments). Raises ValueError where a field that it reads is of another kind than it should be."""
+    try:
+        return described(*arguments)
+    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
+        reason = f"{type(error).__name__}: {shown(str(error))}"
+        raise ValueError(f"{source} has a field of another kind than diffusers writes ({reason})") from error
 
 
 def _data(image_size: int, channels: int) -> dict:
@@ -134,6 +145,7 @@ def _data(image_size: int, channels: int) -> dict:
         crop="center",
         flip=True,
         memory_limit_mb=4096,
+        corrupt="stop",
         degrade="",
         held_out_split="test",
     )

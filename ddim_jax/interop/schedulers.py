@@ -16,6 +16,7 @@ What the two libraries mean by an option, where it is not plain:
 """
 
 from ddim_jax import configuration
+from ddim_jax.common.text import shown
 from ddim_jax.configuration import Config
 
 _COMMON = dict(  # every option with its default, which a file may leave out
@@ -53,12 +54,12 @@ def from_diffusers(fields: dict, source: str) -> tuple[dict, dict]:
     """
     kind = fields.get("_class_name")
     if kind not in _DEFAULTS:
-        raise ValueError(f"{source} describes a {kind}; expected one of {', '.join(_DEFAULTS)}")
+        raise ValueError(f"{source} describes a {shown(kind)}; expected one of {', '.join(_DEFAULTS)}")
     given = {name: value for name, value in fields.items() if not name.startswith("_")}
     option = _DEFAULTS[kind] | given
     stray = _no_counterpart(option) | (given.keys() - _DEFAULTS[kind].keys())
     if stray:
-        listed = ", ".join(f"{name}={option[name]!r}" for name in sorted(stray))
+        listed = ", ".join(f"{name}={shown(option[name])}" for name in sorted(stray))
         raise ValueError(f"{source} asks for what has no counterpart here: {listed}")
 
     betas = dict(beta_start=option["beta_start"], beta_end=option["beta_end"])

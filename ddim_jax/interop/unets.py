@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 
 from ddim_jax import configuration
+from ddim_jax.common.text import shown
 from ddim_jax.configuration import Config
 
 # What our network has one value of: the option of diffusers' UNet2DModel, its default there, and what it must say.
@@ -48,30 +49,34 @@ def from_diffusers(fields: dict, source: str, image_size: int | None = None) -> 
     Raises ValueError, naming every option that our network does not have.
     """
     if fields.get("_class_name") != "UNet2DModel":
-        raise ValueError(f"{source} describes a {fields.get('_class_name')}; expected a UNet2DModel")
+        raise ValueError(f"{source} describes a {shown(fields.get('_class_name'))}; expected a UNet2DModel")
     given = {name: value for name, value in fields.items() if not name.startswith("_")}
     option = {name: default for name, (default, _) in _FIXED.items()} | _READ | given
-    faults = [f"{name}={option[name]!r}, expected {ours!r}" for name, (_, ours) in _FIXED.items() if option[name] != ours]
-    faults += [f"{name}={given[name]!r}, an option unknown here" for name in given.keys() - _FIXED.keys() - _READ.keys()]
+    faults = [f"{name}={shown(option[name])}, expected {ours!r}" for name, (_, ours) in _FIXED.items() if option[name] != ours]
+    faults += [f"{name}={shown(given[name])}, an option unknown here" for name in given.keys() - _FIXED.keys() - _READ.keys()]
 
     widths = option["block_out_channels"]
     down, up = ([name.removeprefix("UNetRes") for name in option[f"{way}_block_types"]] for way in ("down", "up"))
     attends = [_ATTENDS.get(name) for name in down]
     if None in attends or attends != [_ATTENDS.get(name) for name in reversed(up)] or len(widths) != len(down):
-        faults.append(f"down_block_types={down}, up_block_types={up}, expected {sorted(_ATTENDS)}, the same way up as down")
+        faults.append(
+            f"down_block_types={shown(down)}, up_block_types={shown(up)}, expected {sorted(_ATTENDS)}, the same way up as down"
+        )
     attended = {width for width, attend in zip(widths, attends) if attend} | {widths[-1]}
     if option["attention_head_dim"] is not None and attended != {option["attention_head_dim"]}:
-        faults.append(f"attention_head_dim={option['attention_head_dim']}, expected None, for one head")
+        faults.append(f"attention_head_dim={shown(option['attention_head_dim'])}, expected None, for one head")
     if option["in_channels"] != option["out_channels"]:
-        faults.append(f"in_channels={option['in_channels']}, out_channels={option['out_channels']}, expected the same")
+        faults.append(
+            f"in_channels={shown(option['in_channels'])}, out_channels={shown(option['out_channels'])}, expected the same"
+        )
     if any(width % widths[0] for width in widths):
-        faults.append(f"block_out_channels={list(widths)}, expected multiples of the first")
+        faults.append(f"block_out_channels={shown(widths)}, expected multiples of the first")
     size = option["sample_size"] if image_size is None else image_size
     size = size[0] if isinstance(size, (list, tuple)) and len(set(size)) == 1 else size
     if not isinstance(size, int):
-        faults.append(f"sample_size={size!r}, expected one number of pixels (or give image_size)")
+        faults.append(f"sample_size={shown(size)}, expected one number of pixels (or give image_size)")
     if faults:
-        raise ValueError(f"{source} describes a network that is not ours:\n  " + "\n  ".join(sorted(faults)))
+        raise ValueError(f"{source} describes a network that is not ours:\n  " + "\n  ".join(sorted(faults)[:20]))
 
     model = _model(widths[0], widths, option["layers_per_block"], list(map(bool, attends)), size, option["dropout"])
     return model, size, option["in_channels"]

@@ -122,8 +122,8 @@ class UNet(nn.Module):
     A level needs more than 32 channels to hear of time and conditions: they are added to each channel as a number, which the
     normalisation of groups of one channel takes away again.
 
-    Raises ValueError for sides that the patches and levels do not divide, channels that 32 groups do not divide, and
-    conditions that it was not made for.
+    Raises ValueError for sizes that are no whole numbers above 0, sides that the patches and levels do not divide, channels that
+    32 groups do not divide, and conditions that it was not made for.
     """
 
     channels: int = 128
@@ -148,6 +148,10 @@ class UNet(nn.Module):
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Raises ValueError unless images of this shape (H, W, C) fit the network."""
+        sizes = {"channels": [self.channels], "num_blocks": [self.num_blocks], "patch_size": [self.patch_size]}
+        for name, values in (sizes | {"multipliers": self.multipliers, "attention_sides": self.attention_sides}).items():
+            if not all(type(value) is int and value > 0 for value in values) or name == "multipliers" and not values:
+                raise ValueError(f"the U-Net's {name} is {getattr(self, name)}; expected whole numbers above 0")
         factor = self.patch_size * 2 ** (len(self.multipliers) - 1)
         if len(shape) != 3 or shape[0] % factor or shape[1] % factor:
             raise ValueError(

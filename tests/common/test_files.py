@@ -1,8 +1,13 @@
 """Files and folders are written whole or not at all, and their digests are those of sha256sum."""
 
+import os
+
 import pytest
 
 from ddim_jax.common import files
+from ddim_jax.common.devices import check_memory
+from ddim_jax.common.files import check_writable, read_json
+from ddim_jax.common.text import is_plain, shown
 
 
 def test_a_whole_file_appears_at_the_end(tmp_path):
@@ -69,3 +74,42 @@ def test_digests(tmp_path):
     path.write_bytes(b"abd")
     with pytest.raises(ValueError, match="weights.bin is not the file that weights.bin.sha256 was written for"):
         files.check_digest(path)
+
+
+def test_what_can_be_written_is_known_before_and_nothing_is_left_behind(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    for path, folder in [("new", False), ("file", False), ("a/b/c", False), ("folder", True), ("a/b", True)]:
+        check_writable(tmp_path / path, folder)
+    for path, folder in [("file", True), ("file/x", False), ("file/x/y", True), ("folder", False)]:
+        with pytest.raises(ValueError, match=r"the output .* cannot be written to \((Not|Is) a directory\): give another"):
+            check_writable(tmp_path / path, folder)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder"]
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "7", '{"a": NaN}', '{"a": -Infinity}', "[" * 10**5, '{"\\u001b[2J": 1}', b"\xff"])
+def test_json_that_is_no_configuration(text):
+    with pytest.raises(ValueError, match="^here is (damaged or not a configuration in JSON|no configuration: .*x1b)"):
+        read_json(text, "here")
+    assert read_json('{"a": [1, "\\u001b"]}', "here") == {"a": [1, "\x1b"]}
+
+
+@pytest.mark.parametrize("value, text", [("\x1b[2J\u202e", r"'\x1b[2J\u202e'"), (7, "7"), (999 * "a", "'" + 199 * "a" + "...")])
+def test_what_files_say_is_only_printed(value, text):
+    assert shown(value) == text and is_plain(text) == (len(text) < 200)
+
+
+def test_more_memory_than_there_is():
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    check_memory("this", on_device=machine // 2, on_host=machine // 2)
+    with pytest.raises(ValueError, match=rf"^this takes at least .* GB of memory, but this machine has {machine / 1e9:,.1f} GB"):
+        check_memory("this", on_host=machine + 1)
+
+
+def test_paths_as_people_write_them(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert files.local("~/runs/a") == "/home/ada/runs/a"
+    assert files.local("file:///runs/a") == "/runs/a"
+    assert files.local("runs/a") == "runs/a"
+    with pytest.raises(ValueError, match="gs://bucket/run is no path on this machine: mount what gs:// names"):
+        files.local("gs://bucket/run")

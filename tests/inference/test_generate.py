@@ -239,6 +239,31 @@ class TestWeights:
         with pytest.raises(ValueError, match="damaged"):
             weights.load(path)
 
+    @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+    def test_a_flipped_bit_is_found_without_a_file_beside(self, tmp_path, dtype):
+        path = tmp_path / "w.safetensors"
+        weights.save(path, weights.Weights(CONFIG, PARAMS), dtype)
+        path.with_name("w.safetensors.sha256").unlink()
+        weights.load(path)
+        whole = path.read_bytes()
+        beta, number = whole.index(b"0.02") + 3, len(whole) - 50
+        for place, message in ((beta, "checksum"), (number, "checksum"), (number + 3, "checksum|NaN or infinite")):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+            with pytest.raises(ValueError, match=message):
+                weights.load(path)
+
+    def test_files_from_before_the_checksum_are_read(self, tmp_path):
+        config = {"ddim_jax_config": configuration.to_json(CONFIG)}
+        flat = {".".join(key.key for key in path): leaf for path, leaf in jax.tree.leaves_with_path(PARAMS)}
+        safetensors.flax.save_file({name: jnp.asarray(leaf) for name, leaf in flat.items()}, tmp_path / "w.safetensors", config)
+        jax.tree.map(np.testing.assert_array_equal, weights.load(tmp_path / "w.safetensors").params, PARAMS)
+
+    def test_whole_numbers_are_no_weights(self, tmp_path):
+        path, flat = tmp_path / "w.safetensors", {"conv_in.bias": jnp.zeros(32, jnp.int32), "conv_in.kernel": jnp.zeros(2)}
+        safetensors.flax.save_file(flat, path, {"ddim_jax_config": configuration.to_json(CONFIG)})
+        with pytest.raises(ValueError, match=r"holds whole numbers where floats belong, in conv_in.bias \(int32\): "):
+            weights.load(path)
+
     def test_weights_of_another_network_and_files_of_others_are_refused(self, tmp_path):
         other = tiny.get_config()
         other.model.channels = 64

@@ -53,6 +53,11 @@ def model():
         (dict(threshold=-1.0), "threshold is -1.0"),
         (dict(steps=0), "steps is 0; expected a whole number of at least 1"),
         (dict(num_images=0), "num_images is 0"),
+        (
+            dict(num_images=10**11),
+            r"grid of num_images=100000000000 takes at least .* GB of memory, but .* has .* GB: ask",
+        ),
+        (dict(num_images=10**10, modes=("chain",)), "chain of num_images=10000000000 takes at least"),
         (dict(batch_size=-3), "batch_size is -3"),
         (dict(seed=-1), "the seed is -1; expected a whole number from 0 to 2147483647"),
         (dict(seed=2**31), "the seed is 2147483648"),
@@ -106,6 +111,18 @@ def test_all_modes_are_those_that_can_be_had(model):
     assert modes(model) == ("grid", "files", "npz", "chain", "interpolate", "reconstruct")
     assert modes(model, eta=1.0) == ("grid", "files", "npz", "chain", "reconstruct")
     assert modes(small.categorical()) == ("grid", "files", "npz", "chain")
+
+
+def test_modes_of_images_where_there_are_none(model):
+    without = dict(restores=False, has_images=False)
+    asked = Request(modes=("all",), mask=MASK)
+    with_images = plan(asked, model, restores=False)
+    assert {"reconstruct", "inpaint"} < set(with_images.modes) and with_images.needs_images
+    with pytest.raises(ValueError, match="mask is of the mode inpaint"):
+        plan(asked, model, **without)
+    assert not plan(Request(modes=("all",)), model, **without).needs_images
+    with pytest.raises(ValueError, match="reconstruct needs images, a folder of real images"):
+        plan(Request(modes=("reconstruct",)), model, **without)
 
 
 def test_a_plan_is_what_was_asked_for(model):
@@ -200,7 +217,7 @@ def test_a_network_that_is_told_images_draws_for_as_many_as_there_are(tmp_path):
 def test_an_output_that_cannot_be_written(model, tmp_path):
     """Below a regular file, where not even root may write."""
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(ValueError, match="file/out cannot be written to .*: give another folder"):
+    with pytest.raises(ValueError, match="file/out cannot be written to .*: give another"):
         render.render(plan(Request(num_images=1), model, False), tmp_path / "file" / "out", None, {}, print)
     assert (tmp_path / "file").read_text() == "mine"
 

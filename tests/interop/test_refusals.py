@@ -96,7 +96,7 @@ def test_an_image_size_that_the_tensors_do_not_tell(original, tmp_path):
         (dict(block_out_channels=[32, 48]), "block_out_channels=[32, 48], expected multiples of the first"),
         (dict(sample_size=[8, 16]), "sample_size=[8, 16], expected one number"),
         (dict(new_trick=True), "new_trick=True, an option unknown here"),
-        (dict(_class_name="UNet2DConditionModel"), "describes a UNet2DConditionModel; expected a UNet2DModel"),
+        (dict(_class_name="UNet2DConditionModel"), "describes a 'UNet2DConditionModel'; expected a UNet2DModel"),
     ],
 )
 def test_networks_of_diffusers_that_are_not_ours(unet, option, named, tmp_path):

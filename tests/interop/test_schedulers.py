@@ -144,7 +144,7 @@ def test_an_option_that_diffusers_itself_ignores_is_no_fault(option):
 
 
 def test_another_scheduler_is_refused():
-    with pytest.raises(ValueError, match="describes a PNDMScheduler; expected one of DDIMScheduler, DDPMScheduler"):
+    with pytest.raises(ValueError, match="describes a 'PNDMScheduler'; expected one of DDIMScheduler, DDPMScheduler"):
         schedulers.from_diffusers({"_class_name": "PNDMScheduler"}, "scheduler_config.json")
 
 
