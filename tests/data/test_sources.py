@@ -204,6 +204,7 @@ def damaged(tmp_path):
     return tmp_path, pictures[[1, *range(1, 149), 150, *range(150, 299), 1]]  # the next in order stands in, round the end
 
 
+@pytest.mark.filterwarnings("ignore:.*next image stands in")
 @pytest.mark.parametrize("memory_limit_mb", [0, 1])
 def test_damaged_images_are_skipped_and_counted(damaged, memory_limit_mb):
     directory, expected = damaged
