@@ -104,7 +104,7 @@ def _nearest(wrong: str) -> list[str]:
 
 def _guarded(main: Callable[[list[str]], None], argv: list[str]) -> None:
     logging.set_verbosity(logging.FATAL)  # Orbax tells a great deal, of errors hundreds of lines; what it raises says it once
-    warnings.showwarning = _show
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"  # the place in the code tells a user nothing
     try:
         main(argv)
     except app.UsageError as error:
@@ -136,11 +136,6 @@ def _missing_device() -> str | None:
         wanted = os.environ.get("JAX_PLATFORMS")
         return f"JAX has no device for JAX_PLATFORMS={wanted} on this machine; cpu is always there ({error})"
     return None
-
-
-def _show(message: Warning | str, category: type[Warning], *place: object) -> None:
-    """A warning in one line, without the place in the code, which means nothing to who gave a command."""
-    print(f"warning: {message}", file=sys.stderr)
 
 
 def _end(message: object, status: int) -> NoReturn:

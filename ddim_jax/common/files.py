@@ -22,8 +22,8 @@ def local(path: str) -> str:
     scheme, is_url, rest = path.partition("://")
     if is_url and scheme != "file":
         raise ValueError(
-            f"{path} is no path on this machine: mount what {scheme}:// names (for a bucket, with gcsfuse, s3fs or the like), and "
-            "give the path of the mount"
+            f"{path} is no path on this machine: mount what {scheme}:// names (a bucket, with gcsfuse, s3fs or the like), "
+            "and give the path of the mount"
         )
     return os.path.expanduser(rest if is_url else path)
 
