@@ -75,10 +75,11 @@ def _parsed(positional: bool, argv: Sequence[str]) -> list[str]:
         if not positional and len(arguments) > 1:
             _end(f"{arguments[1]!r} is no flag, and this command takes nothing else: write --NAME=VALUE; --help lists all", 2)
         for name in flags.FLAGS:
-            if flags.FLAGS[name].present and "." not in name and flags.FLAGS[name].value == "":
+            flag = flags.FLAGS[name]
+            if flag.present and "." not in name and flag.value == "":
                 _end(f"--{name} is empty: give a value, or leave it out", 2)
-            if name in _PATHS and flags.FLAGS[name].value is not None:
-                flags.FLAGS[name].value = local(flags.FLAGS[name].value)
+            if name in _PATHS and isinstance(flag.value, str):
+                flag.value = local(flag.value)
         return arguments
     except (flags.Error, ValueError) as error:
         _end(error, 2)
