@@ -17,12 +17,13 @@ from ddim_jax.training.step import TrainState
 from ddim_jax.training.task import Hook
 
 
-def train_config(config: Config, workdir: str | os.PathLike) -> TrainState:
+def train_config(config: Config, workdir: str | os.PathLike, profile: tuple[int, int] | None = None) -> TrainState:
     """Trains what a configuration describes; goes on where an earlier run in `workdir` stopped. See `training.loop.train`.
 
+    profile: the first and the last step of which a trace is written.
     Raises ValueError, before anything is written, for a configuration that cannot work or is not that of the run in `workdir`.
     """
-    return _run(config, workdir, initial=None if _begun(pathlib.Path(workdir)) else weights.initial(config))
+    return _run(config, workdir, profile, initial=None if _begun(pathlib.Path(workdir)) else weights.initial(config))
 
 
 def distil(config: Config, workdir: str | os.PathLike) -> Iterator[tuple[pathlib.Path, TrainState]]:
@@ -40,7 +41,7 @@ def distil(config: Config, workdir: str | os.PathLike) -> Iterator[tuple[pathlib
         stage.sampling.update(steps=steps, spacing="trailing", eta=0.0)
         folder = pathlib.Path(workdir) / f"steps_{steps}"
         loss = configuration.make_distillation_loss(stage, steps)
-        state = _run(stage, folder, initial=params, teacher=params, loss=loss)
+        state = _run(stage, folder, None, initial=params, teacher=params, loss=loss)
         yield folder, state
         if state.step < stage.training.steps:
             return
@@ -68,7 +69,7 @@ def _check_same(config: Config, data: dict[str, str | int], workdir: pathlib.Pat
         sources.check_unchanged(data, notes["data"], workdir)
 
 
-def _run(config: Config, workdir: str | os.PathLike, **parts: Any) -> TrainState:
+def _run(config: Config, workdir: str | os.PathLike, profile: tuple[int, int] | None, **parts: Any) -> TrainState:
     """Trains the task of a configuration, with other `parts`; `workdir` then holds the configuration as config.json."""
     configuration.check(config)
     workdir = pathlib.Path(workdir)
@@ -81,7 +82,7 @@ def _run(config: Config, workdir: str | os.PathLike, **parts: Any) -> TrainState
         hook = Hook(config.training.distance_every, judge, functools.partial(_keep_best, config, workdir))
         task = task._replace(hooks=[*task.hooks, hook])
     about = {"config": json.loads(configuration.to_json(config)), "data": data}
-    return train(task, workdir, about=about, **configuration.run_arguments(config))
+    return train(task, workdir, about=about, profile=profile, **configuration.run_arguments(config))
 
 
 def _keep_best(config: Config, workdir: pathlib.Path, step: int, params: Any, results: Mapping[str, Any]) -> None:

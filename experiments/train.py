@@ -11,10 +11,11 @@ the configuration is a flag; those of configs/cifar10.py, of which the others ch
 
 """
 
+import re
 import sys
 
 import jax
-from absl import flags
+from absl import app, flags
 from ml_collections import config_flags
 
 from ddim_jax import configuration, runs
@@ -26,6 +27,7 @@ __doc__ += "\n".join(f"  --config.{name}={value!r}" for name, value in command.F
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The configuration to train.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: its log, pictures and checkpoints.")
 command.define_multihost()
+_PROFILE = flags.DEFINE_string("profile", None, "START:STOP, the steps of which a trace is written to the folder of the run.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Whether to compile a step and say what the run takes, and no more.")
 _TOPOLOGY = flags.DEFINE_string("topology", None, "Of --dry_run: a TPU slice, like v5e:4x4. Default: the devices at hand.")
 
@@ -51,7 +53,11 @@ def main(_):
     if _DRY_RUN.value:
         return dry_run()
     command.join()
-    state, steps = runs.train_config(_CONFIG.value, _WORKDIR.value), _CONFIG.value.training.steps
+    profile = re.fullmatch("([0-9]{1,9}):([0-9]{1,9})", _PROFILE.value or "1:1")
+    if not profile or not 1 <= int(profile[1]) <= int(profile[2]):
+        raise app.UsageError(f"--profile is {_PROFILE.value}; expected START:STOP, two steps from 1, like 100:120")
+    span = (int(profile[1]), int(profile[2])) if _PROFILE.value else None
+    state, steps = runs.train_config(_CONFIG.value, _WORKDIR.value, span), _CONFIG.value.training.steps
     if state.step < steps:
         print(f"{_WORKDIR.value}: {state.step} of {steps} steps; the same command goes on from there.")
     else:

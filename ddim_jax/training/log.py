@@ -36,6 +36,7 @@ class Log:
         self._file = self._board = self._bar = None
         self._sums: dict[str, float] = dict(begun["sums"])
         self._steps, self._skipped, self._timed_steps = begun["steps"], begun["skipped"], 0
+        self._seconds: dict[str, float] = {}
         self._clock: float | None = None  # None until the first call is over
         self._shows_bar = active and sys.stderr.isatty()
         self._shows_lines = active and not self._shows_bar  # a file or pipe would fill with frames of the bar
@@ -82,7 +83,7 @@ class Log:
         """Writes the means of all steps since the last time that were not skipped, the speed, and what else is given."""
         seconds = time.perf_counter() - self._clock if self._clock is not None else 0.0
         told = max(self._steps - self._skipped, 1)
-        record = {name: total / told for name, total in self._sums.items()} | dict(more)
+        record = {name: total / told for name, total in self._sums.items()} | dict(more) | self._seconds
         if self._skipped:
             record["skipped_steps"] = self._skipped
         if self._timed_steps:
@@ -98,7 +99,8 @@ class Log:
             left = (self._total - step) / record["steps_per_second"] if self._timed_steps else None
             end = "" if left is None else f", {tqdm.format_interval(left)} left"
             print(f"step {step} of {self._total}: {said}{end}", file=sys.stderr, flush=True)
-        self._sums, self._steps, self._skipped, self._timed_steps, self._clock = {}, 0, 0, 0, time.perf_counter()
+        self._sums, self._seconds = {}, {}
+        self._steps, self._skipped, self._timed_steps, self._clock = 0, 0, 0, time.perf_counter()
 
     def write_results(self, step: int, results: Mapping[str, float | np.ndarray]) -> None:
         """Writes what a hook found: numbers into the log, pictures uint8 [H, W, C] as `workdir`/NAME/step_N.png too."""
@@ -115,6 +117,13 @@ class Log:
             self._file.write(json.dumps({"step": step, **record}) + "\n")
             for name, value in record.items():
                 self._board.add_scalar(name, value, step)
+
+    @contextlib.contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Adds what is done within to the seconds of this name in the next record."""
+        began = time.perf_counter()
+        yield
+        self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - began
 
     @contextlib.contextmanager
     def untimed(self) -> Iterator[None]:

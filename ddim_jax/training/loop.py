@@ -22,6 +22,7 @@ from ddim_jax.common.seeds import check_seed
 from ddim_jax.data import batches, sources
 from ddim_jax.training.checkpoints import Checkpoints, copied, flat
 from ddim_jax.training.log import Log
+from ddim_jax.training.stalls import Stalls
 from ddim_jax.training.step import TrainState, init_state, train_step
 from ddim_jax.training.task import Task
 
@@ -47,6 +48,7 @@ def train(
     keep_every: int = 0,
     mapping: str = "pmap",
     about: Mapping[str, Any] = {},
+    profile: tuple[int, int] | None = None,
 ) -> TrainState:
     """Trains a task in `workdir`, over all devices of all hosts, and goes on where an earlier run stopped.
 
@@ -66,6 +68,7 @@ def train(
     keep_every:       and each whose step this divides; 0 keeps no other.
     mapping:          what spreads a step over the devices, "pmap" or "shard_map"; see `mapped_steps`.
     about:            what describes the run, as JSON by name: written to NAME.json in its folder, and into its checkpoints.
+    profile:          (first, last) steps of which a trace of host and devices is written to the folder `profile`; of whole calls.
 
     Returns the last state, on the host. Its `ema` is what one samples from.
 
@@ -101,18 +104,29 @@ def train(
             with whole(workdir / f"{name}.json") as part:
                 part.write_text(json.dumps(value, indent=1) + "\n")
         begun = {"begun": notes["log"]} if "log" in notes else {}
-        with Log(workdir, start, steps, batch_size, leader, **begun) as log, Interruption() as interruption:
+        most_skipped = MOST_SKIPPED if task.skips_nonfinite else 0
+        with (
+            Log(workdir, start, steps, batch_size, leader, **begun) as log,
+            Interruption() as interruption,
+            Stalls() as stalls,
+            contextlib.ExitStack() as tracing,
+        ):
             batch, before, unsaved, skipped = next(calls, None), start, None, 0
             for step in ends:
+                if profile and before + 1 <= profile[0] <= step:
+                    tracing.enter_context(jax.profiler.trace(str(workdir / "profile")))
                 state, metrics = compiled(state, dataset, teacher, batch, step - before)
                 if unsaved:  # while the devices work
-                    checkpoints.save(*unsaved)
+                    with log.timed("checkpoint_seconds"):
+                        checkpoints.save(*unsaved)
                     unsaved = None
-                batch = next(calls, None)  # and the next batches are made
+                with log.timed("data_seconds"):  # and the next batches are made
+                    batch = next(calls, None)
                 metrics = {name: values[: step - before] for name, values in jax.device_get(metrics).items()}
-                skipped = _check_finite(
-                    metrics, step, checkpoints.latest_step(), MOST_SKIPPED if task.skips_nonfinite else 0, skipped
-                )
+                if profile and step >= profile[1]:
+                    tracing.close()
+                stalls.call_ended()
+                skipped = _check_finite(metrics, step, checkpoints.latest_step(), most_skipped, skipped)
                 log.add(metrics)
                 stop = interruption.asked or any(map(checkpoints.reached_preemption, range(before + 1, step + 1)))
                 if step % log_every == 0:
@@ -120,14 +134,15 @@ def train(
                     log.write(step, {} if rate is None else {"learning_rate": float(np.asarray(rate))})
                 due = [hook for hook in task.hooks if step % hook.every == 0]
                 if step % checkpoint_every == 0 or step == steps or stop:
-                    unsaved = copied(state), {"log": log.notes(), **about}
-                    if step == steps or stop or due:
-                        checkpoints.save(*unsaved)
-                        unsaved = None
+                    with log.timed("checkpoint_seconds"):
+                        unsaved = copied(state), {"log": log.notes(), **about}
+                        if step == steps or stop or due:
+                            checkpoints.save(*unsaved)
+                            unsaved = None
                 if stop:
                     break
                 if due:
-                    with log.untimed():
+                    with log.untimed(), stalls.away():
                         params = jax.device_get(state.ema)
                         for hook in due:
                             results = hook.run(params)
@@ -171,9 +186,9 @@ def mapped_steps(task: Task, mapping: str = "pmap", devices: Sequence[jax.Device
         return steps(state, dataset, teacher, jax.tree.map(lambda values: values[0], batch), count)
 
     mesh = Mesh(np.array(jax.devices() if devices is None else devices), (AXIS,))
-    whole, split = PartitionSpec(), PartitionSpec(AXIS)
+    same, split = PartitionSpec(), PartitionSpec(AXIS)
     # Gradients are averaged by the step itself, as under pmap, and so are not to be made one by shard_map's own checks.
-    mapped = jax.shard_map(of_a_device, mesh=mesh, in_specs=(whole, whole, whole, split, whole), out_specs=whole, check_vma=False)
+    mapped = jax.shard_map(of_a_device, mesh=mesh, in_specs=(same, same, same, split, same), out_specs=same, check_vma=False)
     compiled = jax.jit(mapped, donate_argnums=0)
     share = functools.partial(jax.make_array_from_process_local_data, NamedSharding(mesh, split))
     return lambda state, dataset, teacher, batch, count: compiled(state, dataset, teacher, jax.tree.map(share, batch), count)

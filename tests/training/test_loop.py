@@ -1,5 +1,6 @@
 """Whole runs of the loop on a tiny network."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -210,6 +211,25 @@ def test_a_log_with_a_bad_line_is_no_hindrance(whole, tmp_path, line):
 def test_a_run_goes_on_under_the_other_mapping_to_the_same_bits(whole, tmp_path):
     train_config(config(steps=4, mapping="shard_map"), tmp_path)
     assert_same(train_config(config(mapping="pmap"), tmp_path), whole[1])
+
+
+def test_a_trace_is_written_of_the_steps_that_are_asked_for(tmp_path, monkeypatch):
+    """Of whole calls: steps 3 to 5 are in the calls that end at 4 and 6. The log has the seconds of data and checkpoints."""
+    traced = []
+    monkeypatch.setattr(jax.profiler, "trace", lambda folder: contextlib.closing(Traced(folder, traced)))
+    loop.train(diverging([]), tmp_path, steps=8, batch_size=2, log_every=2, steps_per_call=2, checkpoint_every=4, profile=(3, 5))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
+    assert traced == [f"{tmp_path}/profile", "closed"]
+    assert all(line["data_seconds"] >= 0 for line in lines) and any("checkpoint_seconds" in line for line in lines)
+
+
+class Traced:
+    def __init__(self, folder, traced):
+        traced.append(folder)
+        self.traced = traced
+
+    def close(self):
+        self.traced.append("closed")
 
 
 def diverging(at):
