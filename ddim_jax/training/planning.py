@@ -155,14 +155,14 @@ def collectives(hlo: str) -> dict[str, Collective]:
 def describe(plan: Plan, steps: int) -> str:
     """A plan as lines for people, with the time that `steps` steps take at 20, 40 and 60% of the chips' peak."""
     chip = CHIPS.get(plan.kind)
-    data = "the data set is streamed" if plan.dataset is None else f"{_bytes(plan.dataset)} are the data set"
+    held = "no data set: it is streamed, or its size is not known" if plan.dataset is None else f"data set {_bytes(plan.dataset)}"
     of = f" of {_bytes(chip.memory)}" if chip else ""
     sent = ", ".join(f"{each.operations} {kind} of {_bytes(each.num_bytes)}" for kind, each in plan.collectives.items())
     lines = {
         "devices": f"{plan.devices} x {plan.kind}, {plan.batch_size} examples a step",
         "parameters": f"{plan.parameters:,}",
         "FLOPs a step": f"{plan.flops:.3g}, {plan.flops / plan.devices:.3g} a device",
-        "bytes a device": f"{_bytes(plan.num_bytes)}{of}: {_bytes(plan.arguments)} of arguments ({data}), "
+        "bytes a device": f"{_bytes(plan.num_bytes)}{of}: {_bytes(plan.arguments)} of arguments ({held}), "
         f"{_bytes(plan.temporaries)} of temporaries, {_bytes(plan.program)} of program",
         "collectives a step": sent or "none",
         "compiled in": f"{plan.seconds:.0f} s",

@@ -22,6 +22,7 @@ from ddim_jax.models.network import Network
 from ddim_jax.training import planning
 from ddim_jax.training.planning import Collective, Plan
 from ddim_jax.training.task import Task
+from tests import tiny
 
 ROOT = pathlib.Path(__file__).parents[2]
 HAS_LIBTPU = importlib.util.find_spec("libtpu") is not None
@@ -160,17 +161,38 @@ def test_description():
     made = Plan("TPU v5 lite", 16, 128, 10**6, 4e12, 2 * 10**9, 10**6, 10**9, 0, {"all-reduce": Collective(2, 4 * 10**6)}, 60.0)
     lines = planning.describe(made, 800_000).splitlines()
     assert lines[0].endswith("16 x TPU v5 lite, 128 examples a step")
-    assert "3 GB of 17.2 GB: 2 GB of arguments (1 MB are the data set), 1 GB of temporaries" in lines[3]
+    assert "3 GB of 17.2 GB: 2 GB of arguments (data set 1 MB), 1 GB of temporaries" in lines[3]
     assert lines[4].endswith("2 all-reduce of 4 MB")
     # 800,000 x 4e12 FLOP at 20% of 16 x 197e12 FLOP/s are 5076 s.
     assert "1.41 hours at 20%, 0.705 hours at 40%, 0.47 hours at 60% of 197 TFLOP/s a device" in lines[-1]
+    assert "(no data set: it is streamed, or its size is not known)" in planning.describe(made._replace(dataset=None), 10)
     assert "the peak of cpu is not known" in planning.describe(made._replace(kind="cpu"), 10)
 
 
 @WITHOUT_LIBTPU
 def test_without_libtpu():
-    with pytest.raises(ModuleNotFoundError, match=r"No module named 'libtpu'; it comes with the extra 'tpu'.*\[tpu\]"):
-        planning.tpu_devices("v5e:2x4")
+    done = python("-m", "experiments.train", "--config=tests/tiny.py", "--dry_run", "--topology=v5e:2x4")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: No module named 'libtpu'; it comes with the extra 'tpu'. In the folder of your clone")
+    assert done.stderr.endswith('-e ".[tpu]"\n') and len(done.stderr.splitlines()) == 1
+
+
+def test_a_topology_is_of_a_dry_run(tmp_path):
+    done = python("-m", "experiments.train", "--config=tests/tiny.py", f"--workdir={tmp_path}/run", "--topology=v5e:2x4")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: flag --topology=v5e:2x4: only a --dry_run can be of a --topology\n"
+
+
+@pytest.mark.slow
+def test_a_dry_run_of_a_data_set_that_is_not_there():
+    done = python("-m", "experiments.train", "--config=tests/tiny.py", "--dry_run", "--config.data.name=lsun/bedroom")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "compiling for 1 x cpu, which takes minutes\n"
+    shapes = configuration.parameter_shapes(tiny.get_config())
+    parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+    assert f"parameters          {parameters:,}\n" in done.stdout
+    # 3,033,042 images of 28x28 are 2.4 GB, and so in memory by this configuration.
+    assert "(data set 2.38 GB)" in done.stdout and "collectives a step  none\n" in done.stdout
 
 
 def python(*arguments, **environment):
