@@ -163,3 +163,26 @@ def test_two_processes_train_and_resume_as_one_does(tmp_path):
     # Adam then divides gradients near 0 by their own size, rounding included.
     np.testing.assert_allclose([two[0][m] for m in ("loss", "grad_norm")], [one[0][m] for m in ("loss", "grad_norm")], rtol=1e-5)
     np.testing.assert_allclose(two[1]["loss"], one[1]["loss"], rtol=1e-2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_killed_host_loses_no_more_than_the_steps_since_the_checkpoint(tmp_path, killed):
+    """One of two hosts is killed at some step after the first checkpoint, the other, which waits for it, by who looks after them.
+
+    Started again, both end with the bits of a run that went through.
+    """
+    options = dict(steps=60, every=10, hooks_every=10**9)
+    processes = together(tmp_path / "killed", **options)
+    deadline = time.monotonic() + 200
+    while not (tmp_path / "killed" / "checkpoints" / "10").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    for process in (processes[killed], processes[1 - killed]):
+        process.kill()
+        process.communicate(timeout=60)
+    succeed(*together(tmp_path / "killed", **options))
+    succeed(*together(tmp_path / "whole", **options))
+    whole, resumed = (final_state(tmp_path / name) for name in ("whole", "killed"))
+    assert whole["step"] == 60
+    for name, array in whole.items():
+        np.testing.assert_array_equal(resumed[name], array, err_msg=name)
