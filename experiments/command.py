@@ -110,3 +110,9 @@ def _missing_device() -> str | None:
 def _end(message: object, status: int) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
     sys.exit(status)
+
+
+try:  # the flag --config reads this file as soon as it is defined, outside `run`
+    flags.FLAGS.read_flags_from_files(sys.argv[1:], force_gnu=False)
+except flags.Error as error:
+    _end(error, 2)
