@@ -143,3 +143,9 @@ def _end(message: object, status: int) -> NoReturn:
     print(f"error: {message}", file=sys.stderr, flush=True)
     sys.unraisablehook = lambda *_: None  # of what storage libraries say while Python ends, after the line that matters
     sys.exit(status)
+
+
+try:  # the flag --config reads this file as soon as it is defined, outside `run`
+    flags.FLAGS.read_flags_from_files(sys.argv[1:], force_gnu=False)
+except flags.Error as error:
+    _end(error, 2)

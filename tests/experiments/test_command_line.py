@@ -76,6 +76,23 @@ def test_wrong_flags():
     assert (done.returncode, done.stderr) == (2, "error: give two paths\n")
 
 
+def test_flags_that_are_refused_for_every_command():
+    for given, message in [
+        ("--flagfile=/nowhere", "Unable to open flagfile: [Errno 2] No such file or directory: '/nowhere'"),
+        ("grid", "'grid' is no flag, and this command takes nothing else: write --NAME=VALUE"),
+        ("--log_dir=", "--log_dir is empty: give a value, or leave it out"),
+    ]:
+        done = run("pass", given)
+        assert (done.returncode, done.stdout) == (2, "") and message in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_a_file_of_flags_that_is_not_there():
+    """Which the flag --config looks for as soon as it is defined."""
+    line = [sys.executable, "-m", "experiments.train", "--config=tests/tiny.py", "--workdir=x", "--flagfile=/nowhere"]
+    done = subprocess.run(line, cwd=ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True)
+    assert done.returncode == 2 and "'/nowhere'" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
 @pytest.mark.parametrize("platforms", ["cuda", "abacus"])
 def test_a_device_that_is_not_there(platforms):
     for main in ("jax.devices()", "jax.jit(lambda x: 2 * x)(1.0)", "jax.numpy.asarray([1.0])"):
