@@ -208,6 +208,26 @@ def test_an_unknown_topology(topology):
     assert f"there is no TPU topology {topology!r}; expected one like v5e:4x4" in done.stderr.splitlines()[-1]
 
 
+TOO_MUCH = """
+import numpy as np
+from ddim_jax.training import planning
+from tests.training.test_planning import products
+task = products(2)._replace(source=np.broadcast_to(np.float32(0), (10**9, 32)))  # 128 GB
+planning.plan(task, 8, planning.tpu_devices("v5e:1x1"))
+"""
+
+
+@WITH_LIBTPU
+def test_the_compiler_of_tpus_refuses_what_does_not_fit():
+    """A v5e has 16 GiB, of which the compiler hands out 15.75."""
+    done = python("-c", TOO_MUCH)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(
+        "ValueError: a step of 8 examples does not fit into the memory of a TPU v5 lite (RESOURCE_EXHAUSTED"
+    ), last
+    assert "15.75G" in last and last.endswith("try --config.training.remat, a smaller batch_size or more devices")
+
+
 TPU = """
 import jax, jax.numpy as jnp, numpy as np, sys
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
