@@ -157,7 +157,7 @@ def describe(plan: Plan, steps: int) -> str:
     chip = CHIPS.get(plan.kind)
     held = "no data set: it is streamed, or its size is not known" if plan.dataset is None else f"data set {_bytes(plan.dataset)}"
     of = f" of {_bytes(chip.memory)}" if chip else ""
-    sent = ", ".join(f"{each.operations} {kind} of {_bytes(each.num_bytes)}" for kind, each in plan.collectives.items())
+    sent = ", ".join(f"{each.operations} {kind} of {_bytes(each.num_bytes)} in all" for kind, each in plan.collectives.items())
     lines = {
         "devices": f"{plan.devices} x {plan.kind}, {plan.batch_size} examples a step",
         "parameters": f"{plan.parameters:,}",

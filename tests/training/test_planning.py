@@ -162,7 +162,7 @@ def test_description():
     lines = planning.describe(made, 800_000).splitlines()
     assert lines[0].endswith("16 x TPU v5 lite, 128 examples a step")
     assert "3 GB of 17.2 GB: 2 GB of arguments (data set 1 MB), 1 GB of temporaries" in lines[3]
-    assert lines[4].endswith("2 all-reduce of 4 MB")
+    assert lines[4].endswith("2 all-reduce of 4 MB in all")
     # 800,000 x 4e12 FLOP at 20% of 16 x 197e12 FLOP/s are 5076 s.
     assert "1.41 hours at 20%, 0.705 hours at 40%, 0.47 hours at 60% of 197 TFLOP/s a device" in lines[-1]
     assert "(no data set: it is streamed, or its size is not known)" in planning.describe(made._replace(dataset=None), 10)
