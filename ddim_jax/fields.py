@@ -20,7 +20,7 @@ _RANGES: dict[str, tuple[type, float, float]] = {  # of numbers: whole or not, a
     "data.channels": (int, 1, 1024),
     "data.memory_limit_mb": (int, 0, math.inf),
     "model.channels": (int, 32, 2**16),
-    "model.num_blocks": (int, 1, 64),
+    "model.num_blocks": (int, 0, 64),
     "model.patch_size": (int, 1, LARGEST_SIDE),
     "model.num_classes": (int, 0, 2**24),
     "model.dropout": (float, 0, 1),

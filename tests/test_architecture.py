@@ -104,7 +104,7 @@ def test_hyper_parameters_of_the_paper():
         ("sampling", "steps", 1001, "cannot choose 1001 sampling steps out of 1000"),
         ("sampling", "eta", float("nan"), "config.sampling.eta is nan"),
         ("training", "learning_rate", float("inf"), "config.training.learning_rate is inf"),
-        ("model", "num_blocks", 0, "config.model.num_blocks is 0"),
+        ("model", "num_blocks", -1, "config.model.num_blocks is -1; it must lie between 0 and 64"),
         ("model", "patch_size", -4, "config.model.patch_size is -4"),
         ("model", "multipliers", (), r"multipliers is \(\); expected whole numbers above 0"),
         ("data", "image_size", (2**20, 2**20), r"config.data.image_size is \(1048576, 1048576\); expected"),

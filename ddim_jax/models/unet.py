@@ -148,7 +148,9 @@ class UNet(nn.Module):
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Raises ValueError unless images of this shape (H, W, C) fit the network."""
-        sizes = {"channels": [self.channels], "num_blocks": [self.num_blocks], "patch_size": [self.patch_size]}
+        if type(self.num_blocks) is not int or self.num_blocks < 0:
+            raise ValueError(f"the U-Net's num_blocks is {self.num_blocks}; expected a whole number from 0")
+        sizes = {"channels": [self.channels], "patch_size": [self.patch_size]}
         for name, values in (sizes | {"multipliers": self.multipliers, "attention_sides": self.attention_sides}).items():
             if not all(type(value) is int and value > 0 for value in values) or name == "multipliers" and not values:
                 raise ValueError(f"the U-Net's {name} is {getattr(self, name)}; expected whole numbers above 0")

@@ -47,14 +47,14 @@ from experiments import command
 main = importlib.import_module("experiments." + sys.argv[1]).main
 if sys.argv[1] in ("train", "distill"):
     flags.mark_flag_as_required("config")
-ends = []
+ends, positional = [], sys.argv[1] == "convert"
 for line in json.load(sys.stdin):
     for name in list(flags.FLAGS):
         flags.FLAGS[name].unparse()
     sys.argv[1:], out, err = line, io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            command.run(main)
+            command.run(main, positional)
         except SystemExit as end:
             ends.append((end.code or 0, out.getvalue(), err.getvalue()))
 json.dump(ends, sys.stdout)

@@ -70,7 +70,6 @@ LINES = {
         (["--config.model.multipliers=(-1,)"], 1, "config.model.multipliers is (-1,)"),
         (["--config.model.multipliers=('a',)"], 1, "config.model.multipliers is ('a',)"),
         (["--config.model.num_blocks=-1"], 1, "config.model.num_blocks is -1"),
-        (["--config.model.num_blocks=0"], 1, "config.model.num_blocks is 0"),
         (["--config.model.num_blocks=5000"], 1, "config.model.num_blocks is 5000"),
         (["--config.model.attention_sides=(0,)"], 1, "config.model.attention_sides is (0,)"),
         (["--config.model.patch_size=-4"], 1, "config.model.patch_size is -4"),
