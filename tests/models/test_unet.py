@@ -159,6 +159,16 @@ def test_examples_do_not_see_each_other():
 
 
 @pytest.mark.parametrize(
+    "option",
+    [dict(multipliers=()), dict(multipliers=(1.5,)), dict(num_blocks=-1), dict(patch_size=0), dict(attention_sides=(0,))],
+)
+def test_sizes_that_are_none(option):
+    (name,) = option
+    with pytest.raises(ValueError, match=f"the U-Net's {name} is .*; expected (a whole number from 0|whole numbers above 0)"):
+        UNet(**option).check((16, 16, 3))
+
+
+@pytest.mark.parametrize(
     "unet, shape, message",
     [
         (small(), (9, 8, 3), "divisible by 2"),
