@@ -33,6 +33,7 @@ def distil(config: Config, workdir: str | os.PathLike) -> Iterator[tuple[pathlib
     before its end, it is the last.
     Raises ValueError as `train_config` does, and where no teacher is named.
     """
+    configuration.check_stages(config)
     params = weights.initial(config)
     if params is None:
         raise ValueError("config.training.initial_weights names no teacher; give its weights, or the folder of its run")

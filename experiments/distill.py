@@ -9,7 +9,7 @@ from with --steps=N --spacing=trailing. The same command again goes on where it 
 from absl import flags
 from ml_collections import config_flags
 
-from ddim_jax import configuration, runs
+from ddim_jax import runs
 from ddim_jax.common.files import check_writable
 from experiments import command
 
@@ -18,7 +18,6 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the runs, one for eac
 
 
 def main(_):
-    configuration.check_stages(_CONFIG.value)
     check_writable(_WORKDIR.value, folder=True)
     steps = _CONFIG.value.training.steps
     for folder, state in runs.distil(_CONFIG.value, _WORKDIR.value):

@@ -19,6 +19,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from ddim_jax import configuration, runs
+from ddim_jax.common.files import check_writable
 from ddim_jax.training import planning
 from experiments import command
 
@@ -52,6 +53,7 @@ def dry_run():
 def main(_):
     if _DRY_RUN.value:
         return dry_run()
+    check_writable(_WORKDIR.value, folder=True)
     command.join()
     profile = re.fullmatch("([0-9]{1,9}):([0-9]{1,9})", _PROFILE.value or "1:1")
     if not profile or not 1 <= int(profile[1]) <= int(profile[2]):
