@@ -140,7 +140,7 @@ def make_schedule(config: Config) -> Schedule:
     check_fields(config, ("diffusion",))
     fields = config.diffusion.to_dict()
     name, moved = fields.pop("schedule", None), fields.pop("zero_terminal_snr")
-    if name not in _SCHEDULES:
+    if name not in tuple(_SCHEDULES):  # whatever a file has there
         raise ValueError(f"config.diffusion.schedule is {shown(name)}; expected one of {', '.join(_SCHEDULES)}")
     prediction, categories = fields.pop("prediction"), fields.pop("categories")
     if categories and prediction != "x0":

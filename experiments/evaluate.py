@@ -74,11 +74,7 @@ def main(_):
         raise app.UsageError("give either --workdir, the folder of a training run, or --checkpoint, a file or folder of weights")
     if _OUTPUT.value is None and _WORKDIR.value is None:
         raise app.UsageError("give --output, the folder to write to")
-    unknown = set(_TABLE.value) - {*evaluate.TABLES, "all"}
-    if unknown or not _TABLE.value:
-        raise app.UsageError(
-            f"--table is {','.join(_TABLE.value)}; expected some of {', '.join(evaluate.TABLES)}, with commas between, or all"
-        )
+    evaluate.check_names(_TABLE.value)
     check_seed(_SEED.value)
     report.check_matplotlib()
     output = pathlib.Path(_OUTPUT.value or pathlib.Path(_WORKDIR.value) / "evaluation")

@@ -83,11 +83,16 @@ def evaluate(
     return folder / "report.html"
 
 
-def _sections(subject: Subject, names: Sequence[str]) -> tuple[dict[str, Section], list[str]]:
-    """The sections of these names, and what is said of those that "all" leaves out."""
+def check_names(names: Sequence[str]) -> None:
+    """Raises ValueError for names that are not of TABLES, nor "all"."""
     unknown = [name for name in names if name not in (*TABLES, "all")]
     if unknown or not names:
         raise ValueError(f"unknown table {', '.join(unknown) or '(none)'}; expected some of {', '.join(TABLES)}, or all")
+
+
+def _sections(subject: Subject, names: Sequence[str]) -> tuple[dict[str, Section], list[str]]:
+    """The sections of these names, and what is said of those that "all" leaves out."""
+    check_names(names)
     if "all" not in names:
         return {name: TABLES[name](subject) for name in TABLES if name in names}, []
     made, left_out = {}, []

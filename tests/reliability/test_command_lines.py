@@ -166,9 +166,9 @@ LINES = {
         (["--checkpoint=/nowhere"], 1, "there is no file or folder /nowhere"),
     ],
     "evaluate": [
-        (["--table=4"], 2, "--table"),
-        (["--table="], 2, "--table"),
-        (["--table=al"], 2, "--table"),
+        (["--table=4"], 1, "unknown table 4; expected some of 1, 2, 3, solvers"),
+        (["--table="], 1, "unknown table (none); expected some of 1"),
+        (["--table=al"], 1, "unknown table al; expected some of 1"),
         (["--modes=grid"], 2, "modes"),
         (["--rows=sigma"], 1, "unknown row 'sigma'"),
         (["--steps=\u0663"], 2, "--steps is \u0663"),
