@@ -67,6 +67,13 @@ def test_a_state_and_its_notes_come_back(pristine):
     assert state.params["half"].dtype == jnp.bfloat16 and not warned
 
 
+def test_a_checkpoint_of_another_network_does_not_fit(pristine):
+    other = state_at(0)._replace(params={"kernel": np.zeros((17, 34), np.float32), "half": np.zeros(5)})
+    with Checkpoints(pristine, read_only=True) as checkpoints:
+        with pytest.raises(ValueError, match=r"params.kernel: float32\[17, 33\], expected float32\[17, 34\]"):
+            checkpoints.restore(other)
+
+
 def test_the_average_alone_is_read_without_the_rest(directory):
     shutil.rmtree(directory / "44" / "rest")
     with Checkpoints(directory, read_only=True) as checkpoints:

@@ -152,8 +152,9 @@ def test_numbers_that_do_not_go_together(tmp_path, change, message):
 def test_a_damaged_checkpoint_is_stepped_over(whole, tmp_path):
     """The run goes on from the one before it, to the same bits."""
     train_config(config(), tmp_path)
-    largest = max((tmp_path / "checkpoints" / "8" / "rest").rglob("*"), key=lambda path: path.stat().st_size * path.is_file())
-    largest.write_bytes(largest.read_bytes()[:-100])
+    for file in (tmp_path / "checkpoints" / "8" / "rest").rglob("*"):  # all of them: Orbax leaves some that nobody reads
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.warns(
         UserWarning, match="the checkpoint of step 8 is damaged .*: step 4 is used. It lies in .*damaged_checkpoints/8"
     ):
@@ -270,16 +271,6 @@ def test_a_second_process_says_who_holds_the_run_and_leaves(tmp_path):
     first.communicate(timeout=60)
     run(tmp_path, *LONG)  # a lock does not outlive its process
     assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").open()] == list(range(2, 402, 2))
-
-
-def test_a_checkpoint_of_another_network_does_not_fit(whole, tmp_path):
-    other = tiny.get_config()
-    other.model.channels = 64
-    workdir, _ = whole
-    (tmp_path / "checkpoints").symlink_to(workdir / "checkpoints")
-    configuration.save(other, tmp_path / "config.json")
-    with pytest.raises(ValueError, match=r"ema.conv_in.kernel: float32\[3, 3, 16, 32\], expected float32\[3, 3, 16, 64\]"):
-        train_config(other, tmp_path)
 
 
 def run(workdir, *overrides, wait=True):
