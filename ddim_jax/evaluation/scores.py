@@ -1,5 +1,6 @@
 """Scores of features besides the Fréchet distance, as torch-fidelity 0.4 defines them, its seeds and subsets included."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -91,14 +92,17 @@ def precision_recall(features: np.ndarray, real: np.ndarray, neighbours: int = 3
 
 def _share_within(rows: np.ndarray, balls: np.ndarray, neighbours: int) -> float:
     """The share of rows that lie within a ball of at least one of `balls`."""
-    radius = np.concatenate([np.partition(d, neighbours, axis=1)[:, neighbours] for d in _squared_distances(balls, balls)])
-    return float(np.mean(np.concatenate([(d <= radius).any(1) for d in _squared_distances(rows, balls)])))
+    radius = np.empty(len(balls))
+    for first, d in _squared_distances(balls, balls):
+        radius[first : first + len(d)] = np.partition(d, neighbours, axis=1)[:, neighbours]
+    return float(np.mean(np.concatenate([(d <= radius).any(1) for _, d in _squared_distances(rows, balls)])))
 
 
-def _squared_distances(a: np.ndarray, b: np.ndarray, chunk: int = 1000):
-    """|a_i - b_j|^2 in float64, a chunk of a at a time: [chunk, M]."""
+def _squared_distances(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """|a_i - b_j|^2 in float64, a chunk of a at a time: its first row, and [chunk, M] of 32 MB."""
     b = b.astype(np.float64)
     square = (b * b).sum(1)
+    chunk = max(1, 2**22 // len(b))
     for first in range(0, len(a), chunk):
         part = a[first : first + chunk].astype(np.float64)
-        yield np.maximum((part * part).sum(1)[:, None] + square - 2 * part @ b.T, 0)
+        yield first, np.maximum((part * part).sum(1)[:, None] + square - 2 * part @ b.T, 0)

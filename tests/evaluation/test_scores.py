@@ -1,6 +1,7 @@
 """Distances and scores against torch-fidelity, closed forms, and each other."""
 
 import sys
+import tracemalloc
 from unittest import mock
 
 import numpy as np
@@ -106,3 +107,14 @@ def test_too_few_samples_are_refused():
         scores.kernel_distance(features(3, 1), features(5, 1))
     with pytest.raises(ValueError, match="takes subsets of 6 of 9 and 5 samples"):
         scores.kernel_distance(features(9, 1), features(5, 1), size=6)
+
+
+def test_precision_and_recall_take_no_memory_for_all_distances_at_once():
+    """Of 8,000 samples these are 512 MB; they are taken in chunks of 32 MB, of which some lie side by side."""
+    draw = np.random.default_rng(0).normal
+    a, b = draw(size=(100, 4)), draw(size=(8000, 4))
+    tracemalloc.start()
+    scores.precision_recall(a, b)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 200e6
