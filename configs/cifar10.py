@@ -25,7 +25,7 @@ def get_config() -> ml_collections.ConfigDict:
             crop="none",  # "none", "center" or "celeba"
             flip=True,
             memory_limit_mb=4096,  # data sets up to this size live on the device, larger ones are streamed
-            corrupt="stop",  # what a damaged image does: "stop", by its name, or "skip": the next one stands in, one in a hundred
+            corrupt="stop",  # what a damaged image does: "stop", by its name, or "skip": the next stands in, for 1% at most
             degrade="",  # "half_size" or "grey": the network is told the image so degraded, and learns to undo it
             held_out_split="test",  # of the loss on held-out images
         )

@@ -75,7 +75,6 @@ def read(path: str | os.PathLike, format: str | None = None, image_size: int | N
     config = Config(dict(data=_data(image_size, channels), model=model, diffusion=diffusion, sampling=sampling))
     configuration.check_stored(config, str(path))
     configuration.check_blocks(config, len(tensors), str(file))
-    configuration.make_schedule(config)  # which refuses fields that do not go together
     return weights.fitted(config, _parameters(config, tensors, naming, str(file)), str(file))
 
 

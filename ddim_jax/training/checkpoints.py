@@ -142,7 +142,7 @@ class Checkpoints:
         try:
             self._manager.wait_until_finished()
         except Exception as error:  # Orbax raises whatever its storage layers raise
-            told = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            told = _in_a_line(error)
             if jax.process_count() > 1:
                 raise OSError(f"a checkpoint could not be written to {self.directory} ({told})") from error
             return told
@@ -169,11 +169,11 @@ class Checkpoints:
         except _Fault as fault:
             return Saved({}, {}), str(fault)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-            return Saved({}, {}), f"{type(error).__name__}: {str(error)[:300]}"
+            return Saved({}, {}), _in_a_line(error)
         except (OSError, MemoryError):
             raise
         except Exception as error:  # Orbax raises whatever its storage layers raise
-            told = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            told = _in_a_line(error)
             if any(each in str(error) for each in _STORAGE_FAILS):
                 raise OSError(f"the checkpoint {self.directory / str(step)} cannot be read now ({told}): try again") from error
             return Saved({}, {}), told
@@ -238,6 +238,10 @@ def flat(state: TrainState) -> tuple[dict[str, Any], Any]:
     """The state's leaves under names such as "ema.conv_in.kernel", and the tree they came from."""
     leaves, tree = jax.tree_util.tree_flatten_with_path(state)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}, tree
+
+
+def _in_a_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def _part(name: str) -> str:

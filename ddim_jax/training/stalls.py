@@ -29,7 +29,7 @@ class Stalls:
         faulthandler.cancel_dump_traceback_later()
 
     def call_ended(self) -> None:
-        """To be told of each call. The first is not counted, which compiles."""
+        """To be told of each call. The watch begins with the fourth: the first compiles, and says little of the others."""
         now = time.perf_counter()
         self._took.append(now - self._since)
         self._since = now
