@@ -26,6 +26,7 @@ class Measured(NamedTuple):
     moments: Moments  # of the features
     spatial: Moments | None = None  # of what is seen at each place
     features: np.ndarray | None = None  # float32 [N, D]
+    radii: np.ndarray | None = None  # float64 [N], `scores.radii` of the features; of references alone, which are compared often
     inception_score: Score | None = None
 
 
@@ -139,7 +140,7 @@ def compare(measured: Measured, reference: Measured) -> dict[str, Any]:
         figures |= {"limit": found.limit, "curve": {"n": found.counts, "values": found.values, "errors": errors}}
     if ours is not None and real is not None:
         figures["kernel_distance"] = list(scores.kernel_distance(ours, real))
-        figures["precision"], figures["recall"] = scores.precision_recall(ours, real)
+        figures["precision"], figures["recall"] = scores.precision_recall(ours, real, reference.radii)
     return figures
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from ddim_jax.common.files import whole
-from ddim_jax.evaluation import measuring
+from ddim_jax.evaluation import measuring, scores
 from ddim_jax.evaluation.features import Extractor
 from ddim_jax.evaluation.measuring import Measured
 from ddim_jax.evaluation.moments import Moments
@@ -35,7 +35,10 @@ def describing(extractor: Extractor) -> dict[str, str]:
 
 def of_images(source: Any, name: str, made: dict[str, Any], describe: measuring.Describe) -> Reference:
     """The reference that all images of a source make, an array uint8 [N, H, W, C] or a `sources.Source` of them."""
-    return Reference(name, made, measuring.measure_images(describe, source))
+    measured = measuring.measure_images(describe, source)
+    if measured.features is not None and len(measured.features) > scores.NEIGHBOURS:
+        measured = measured._replace(radii=scores.radii(measured.features))
+    return Reference(name, made, measured)
 
 
 def cached(folder: str | os.PathLike, name: str, made: dict[str, Any], make: Callable[[], Reference]) -> Reference:
@@ -67,14 +70,16 @@ def save(path: str | os.PathLike, reference: Reference) -> None:
     """Writes a reference as .npz, whole or not at all.
 
     "mu" [D] and "sigma" [D, D] are mean and covariance, where pytorch-fid and others look for them, "mu_s" and "sigma_s" those
-    at each place, "features" float32 [N, D]; "metadata" is JSON that says what they are of.
+    at each place, "features" float32 [N, D], "radii" [N] their `scores.radii`; "metadata" is JSON that says what they are of.
     """
-    n, moments, spatial, features, score = reference.measured
+    n, moments, spatial, features, radii, score = reference.measured
     arrays: dict[str, Any] = {"mu": moments.mean, "sigma": moments.covariance}
     if spatial is not None:
         arrays |= {"mu_s": spatial.mean, "sigma_s": spatial.covariance}
     if features is not None:
         arrays["features"] = features
+    if radii is not None:
+        arrays["radii"] = radii
     told = {"name": reference.name, "n": n, "made_of": reference.made_of, "inception_score": score}
     with whole(path) as part, open(part, "wb") as file:
         np.savez(file, **arrays, metadata=np.array(json.dumps(told)))
@@ -106,6 +111,7 @@ def load(path: str | os.PathLike) -> Reference:
         moments=_moments(n, mu, sigma),
         spatial=_moments(n, arrays["mu_s"], arrays["sigma_s"]) if "mu_s" in arrays else None,
         features=arrays.get("features"),
+        radii=arrays.get("radii"),
         inception_score=Score(*score) if score else None,
     )
     return Reference(told["name"], told["made_of"], measured)

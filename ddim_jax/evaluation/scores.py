@@ -7,6 +7,7 @@ import numpy as np
 
 SEED = 2020  # of the subsets of both scores that draw some
 SPLITS = 10  # of the Inception Score
+NEIGHBOURS = 3  # of precision and recall
 
 
 class Score(NamedTuple):
@@ -74,35 +75,40 @@ class InceptionScore:
         return Score(float(scores.mean()), float(scores.std()))
 
 
-def precision_recall(features: np.ndarray, real: np.ndarray, neighbours: int = 3) -> tuple[float, float]:
+def precision_recall(features: np.ndarray, real: np.ndarray, real_radii: np.ndarray | None = None) -> tuple[float, float]:
     """The share of samples among the real ones, and of real ones among the samples (Kynkäänniemi et al., 1904.06991).
 
     "Among" means: within the ball of one of them, which reaches to its third nearest neighbour.
 
     features, real: [N, D] and [M, D].
+    real_radii:     `radii` of the real ones, where they are known already.
     Raises ValueError where there are not more rows than neighbours.
     """
-    if min(len(features), len(real)) <= neighbours:
+    if min(len(features), len(real)) <= NEIGHBOURS:
         raise ValueError(
-            f"precision and recall by {neighbours} neighbours need at least {neighbours + 1} samples on either side; there are "
+            f"precision and recall by {NEIGHBOURS} neighbours need at least {NEIGHBOURS + 1} samples on either side; there are "
             f"{len(features)} and {len(real)}: draw more"
         )
-    return _share_within(features, real, neighbours), _share_within(real, features, neighbours)
+    real_radii = radii(real) if real_radii is None else real_radii
+    return _share_within(features, real, real_radii), _share_within(real, features, radii(features))
 
 
-def _share_within(rows: np.ndarray, balls: np.ndarray, neighbours: int) -> float:
-    """The share of rows that lie within a ball of at least one of `balls`."""
-    radius = np.empty(len(balls))
-    for first, d in _squared_distances(balls, balls):
-        radius[first : first + len(d)] = np.partition(d, neighbours, axis=1)[:, neighbours]
-    return float(np.mean(np.concatenate([(d <= radius).any(1) for _, d in _squared_distances(rows, balls)])))
+def radii(rows: np.ndarray) -> np.ndarray:
+    """Squared distance float64 [N] of each of rows [N, D] to its third nearest neighbour. Raises ValueError for N < 4."""
+    found = [np.partition(d, NEIGHBOURS, axis=1)[:, NEIGHBOURS].copy() for d in _squared_distances(rows, rows)]  # no views of all
+    return np.concatenate(found)
 
 
-def _squared_distances(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """|a_i - b_j|^2 in float64, a chunk of a at a time: its first row, and [chunk, M] of 32 MB."""
+def _share_within(rows: np.ndarray, balls: np.ndarray, radius: np.ndarray) -> float:
+    """The share of rows that lie within at least one of the balls around `balls`."""
+    return float(np.mean(np.concatenate([(d <= radius).any(1) for d in _squared_distances(rows, balls)])))
+
+
+def _squared_distances(a: np.ndarray, b: np.ndarray) -> Iterator[np.ndarray]:
+    """|a_i - b_j|^2 in float64, a chunk of a at a time: [chunk, M] of 32 MB."""
     b = b.astype(np.float64)
     square = (b * b).sum(1)
     chunk = max(1, 2**22 // len(b))
     for first in range(0, len(a), chunk):
         part = a[first : first + chunk].astype(np.float64)
-        yield first, np.maximum((part * part).sum(1)[:, None] + square - 2 * part @ b.T, 0)
+        yield np.maximum((part * part).sum(1)[:, None] + square - 2 * part @ b.T, 0)
