@@ -33,10 +33,10 @@ dt { font-weight: 600; }
 dd { margin: 0; min-width: 0; }
 aside { border-left: .3rem solid #d55e00; background: var(--shade); padding: .1rem 1rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-caption { text-align: left; }
-th, td { padding: .3rem .8rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
+th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid var(--line); }
 th:first-child { text-align: left; }
-thead th { border-bottom-width: 2px; }
+tbody td, tbody th { white-space: nowrap; }
+thead th { vertical-align: bottom; border-bottom-width: 2px; }
 tbody tr:nth-child(even) { background: var(--shade); }
 img { display: block; max-width: 100%; height: auto; background: white; }
 .wide { overflow-x: auto; }
@@ -245,7 +245,8 @@ def _html(
     if warnings:
         lines += ["<aside>", *(f"<p><strong>Warning:</strong> {html.escape(each)}</p>" for each in warnings), "</aside>"]
     for part in parts:
-        lines += ["<figure>", *(_html_table(part) if isinstance(part, Table) else _html_image(part, images[part.name]))]
+        lines += ["<figure>", f"<figcaption><h2>{html.escape(part.title)}</h2></figcaption>"]
+        lines += _html_table(part) if isinstance(part, Table) else [_html_image(part, images[part.name])]
         lines += [f"<p>{html.escape(part.note)}</p>"] if part.note else []
         lines.append("</figure>")
     return "\n".join([*lines, "</main>", "</body>", "</html>"]) + "\n"
@@ -257,11 +258,8 @@ def _html_table(table: Table) -> list[str]:
 
     heads = [f'<th scope="col">{html.escape(name)}</th>' for name in (table.corner, *table.columns)]
     lines = [
-        f'<div class="wide" role="region" tabindex="0" aria-label="{html.escape(table.title)}">',
+        f'<div class="wide" role="region" tabindex="0" aria-label="{html.escape(table.title)}">',  # keys scroll it
         "<table>",
-    ]  # keys scroll it
-    lines += [
-        f"<caption><h2>{html.escape(table.title)}</h2></caption>",
         "<thead>",
         row("", "".join(heads)),
         "</thead>",
@@ -272,7 +270,7 @@ def _html_table(table: Table) -> list[str]:
     return [*lines, "</tbody>", "</table>", "</div>"]
 
 
-def _html_image(part: Plot | Picture, png: bytes) -> list[str]:
+def _html_image(part: Plot | Picture, png: bytes) -> str:
     try:
         width, height = Image.open(io.BytesIO(png), formats=["PNG"]).size
     except UnidentifiedImageError as error:
@@ -283,7 +281,4 @@ def _html_image(part: Plot | Picture, png: bytes) -> list[str]:
     else:
         size, pixels = f'width="{width // 2}" height="{height // 2}"', ""  # drawn for screens with two dots a pixel
     source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-    return [
-        f"<figcaption><h2>{html.escape(part.title)}</h2></figcaption>",
-        f'<img{pixels} {size} alt="{html.escape(_alt(part))}" src="{source}">',
-    ]
+    return f'<img{pixels} {size} alt="{html.escape(_alt(part))}" src="{source}">'
