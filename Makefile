@@ -13,7 +13,7 @@ TEST = $(VENV)/bin/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=
 # Of evaluation. They ask for torchvision, a large download that has to be of one build with torch and that no test here uses.
 ORACLES := torch-fidelity==0.4.0 pytorch-fid==0.3.0
 
-.PHONY: demo test fast-test peers-test lint pythons clean
+.PHONY: demo test fast-test peers-test site lint pythons clean
 
 demo: $(VENV)/demo.installed
 	$(VENV)/bin/python -m experiments.demo --output=runs/demo
@@ -28,6 +28,10 @@ fast-test: $(VENV)/test.installed
 peers-test: $(VENV)/peers.installed
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(ORACLES)
 	$(TEST) tests/interop tests/diffusion tests/evaluation -k "interop or diffusers or inception or efficientnet or scores"
+
+# The documentation as a site, runs/site/index.html.
+site: $(VENV)/docs.installed
+	$(VENV)/bin/python -m sphinx -W --keep-going -q -c docs . runs/site
 
 lint: $(VENV)/lint.installed
 	$(VENV)/bin/python -m ruff format --check
