@@ -10,7 +10,14 @@ import ddim_jax
 project, author, version = "ddim_jax", "the ddim_jax authors", ddim_jax.__version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
 root_doc = "README"
-include_patterns = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/**.md", "docs/**.ipynb", "ddim_jax/pretrained/README.md"]
+include_patterns = [
+    "README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "docs/**.md",
+    "docs/**.ipynb",
+    "ddim_jax/pretrained/README.md",
+]
 html_theme = "furo"
 html_title = f"ddim_jax {version}"
 html_show_sourcelink = False  # its pages are the repository's own files
@@ -27,7 +34,16 @@ PAGES = {
     "Begin": ["getting-started", "notebooks/ddim_in_twenty_minutes", "notebooks/your_network"],
     "Tasks": ["own-images", "data", "conditions", "evaluation", "pods", "reliability", "coming-from-diffusers"],
     "Background": ["derivation", "differences", "results/README", "results/digits/report", "results/fashion_mnist/report"],
-    "Building blocks": ["api/top", "api/diffusion", "api/models", "api/data", "api/training", "api/inference", "api/evaluation", "api/interop"],
+    "Building blocks": [
+        "api/top",
+        "api/diffusion",
+        "api/models",
+        "api/data",
+        "api/training",
+        "api/inference",
+        "api/evaluation",
+        "api/interop",
+    ],
 }
 
 
@@ -50,7 +66,9 @@ def _paragraph(text: str) -> str:
     rows = text.split("\n")
     fields = [re.match(r"([A-Za-z_*][\w*, .]*):\s+(\S.*)", row) for row in rows]
     if fields[0] and all(field or row.startswith("  ") for field, row in zip(fields, rows)) and "  " in text:
-        return "\n".join(f"- ``{field[1]}``: {_plain(field[2])}" if field else f"  {_plain(row.strip())}" for field, row in zip(fields, rows))
+        return "\n".join(
+            f"- ``{field[1]}``: {_plain(field[2])}" if field else f"  {_plain(row.strip())}" for field, row in zip(fields, rows)
+        )
     if any("  " in row for row in rows):  # equations, tables, code
         return "::\n\n" + "\n".join(f"    {row}" for row in rows)
     return "\n".join(map(_plain, rows))
@@ -74,7 +92,7 @@ def _skip(app: Sphinx, what: str, name: str, obj: object, skip: bool, options: o
     return True if type(obj).__name__ == "_tuplegetter" else None
 
 
-def setup(app: Sphinx) -> None:  # noqa: D103
+def setup(app: Sphinx) -> None:
     app.connect("source-read", _add_contents)
     app.connect("autodoc-process-docstring", _to_rst)
     app.connect("autodoc-skip-member", _skip)
