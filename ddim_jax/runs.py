@@ -7,10 +7,13 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax
+
 from ddim_jax import configuration, weights
 from ddim_jax.common.files import whole
 from ddim_jax.configuration import Config
 from ddim_jax.data import sources
+from ddim_jax.training import planning
 from ddim_jax.training.checkpoints import Checkpoints
 from ddim_jax.training.loop import train
 from ddim_jax.training.step import TrainState
@@ -83,7 +86,8 @@ def _run(config: Config, workdir: str | os.PathLike, profile: tuple[int, int] | 
         hook = Hook(config.training.distance_every, judge, functools.partial(_keep_best, config, workdir))
         task = task._replace(hooks=[*task.hooks, hook])
     about = {"config": json.loads(configuration.to_json(config)), "data": data}
-    return train(task, workdir, about=about, profile=profile, **configuration.run_arguments(config))
+    peak_rate = planning.peak_rate(task, config.training.batch_size, jax.devices())
+    return train(task, workdir, about=about, profile=profile, peak_rate=peak_rate, **configuration.run_arguments(config))
 
 
 def _keep_best(config: Config, workdir: pathlib.Path, step: int, params: Any, results: Mapping[str, Any]) -> None:

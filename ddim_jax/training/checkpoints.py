@@ -231,7 +231,9 @@ def copied(state: TrainState) -> dict[str, np.ndarray]:
     arrays = flat(state)[0]
     if jax.process_index():
         return {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in arrays.items()} | {"step": np.asarray(state.step)}
-    return {name: np.array(leaf) for name, leaf in jax.device_get(arrays).items()}
+    fetched = jax.device_get(arrays)
+    # Of an accelerator that is a copy already; a processor hands out the buffer itself.
+    return {name: np.array(leaf) for name, leaf in fetched.items()} if jax.default_backend() == "cpu" else fetched
 
 
 def flat(state: TrainState) -> tuple[dict[str, Any], Any]:
