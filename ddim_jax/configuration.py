@@ -76,7 +76,7 @@ _FREE_TO_CHANGE = {  # when a run goes on
 def check(config: Config, devices: int | None = None) -> None:
     """Raises ValueError where fields make no sense, alone or together; before anything is read or written.
 
-    devices: how many a run elsewhere has, whose memory is for `planning.plan` to judge. None are those here, and theirs is judged.
+    devices: of a run elsewhere, into whose memory `planning.plan` sees; None are those here, and theirs is looked at.
     """
     check_fields(config, ("data", "model", "diffusion", "sampling", "training"))
     if config.training.learning_rate_decay == "cosine" and config.training.warmup_steps >= config.training.steps:

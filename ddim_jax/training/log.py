@@ -21,7 +21,8 @@ class Log:
     """Averages metrics and writes them to `workdir`/metrics.jsonl and its TensorBoard folder. Use as a context.
 
     A resumed run starts at step `start` and drops what an earlier one logged beyond it; `begun` is what that one had `notes` of.
-    A process that is not `active` writes nothing. `mfu` is the share of `peak_rate`, in steps a second. Speed and time left do not count the first call, which compiles.
+    A process that is not `active` writes nothing. Speed and time left do not count the first call, which compiles. The log has
+    the share of `peak_rate`, in steps a second, as `mfu`.
     """
 
     def __init__(

@@ -70,8 +70,8 @@ def train(
     keep_every:       and each whose step this divides; 0 keeps no other.
     mapping:          what spreads a step over the devices, "pmap" or "shard_map"; see `mapped_steps`.
     about:            what describes the run, as JSON by name: written to NAME.json in its folder, and into its checkpoints.
-    profile:          (first, last) steps of which a trace of host and devices is written to the folder `profile`; of whole calls.
-    peak_rate:        the steps a second at the peak of all devices, of which the log then has the share that is reached, as `mfu`.
+    profile:          (first, last) steps of which a trace of host and devices is written to the folder `profile`; whole calls.
+    peak_rate:        the steps a second at the peak of all devices; the log then has the share that is reached, as `mfu`.
 
     Returns the last state, on the host. Its `ema` is what one samples from.
 
@@ -245,10 +245,8 @@ def check_batch_size(batch_size: int, devices: int | None = None) -> None:
     """Raises ValueError unless it is a positive multiple of the number of devices; None are those that are here."""
     count = jax.device_count() if devices is None else devices
     if batch_size < 1 or batch_size % count:
-        here = " here" if devices is None else ""
-        raise ValueError(
-            f"batch_size is {batch_size}, which the {count} devices{here} do not divide; try {max(1, -(-batch_size // count)) * count}"
-        )
+        here, more = " here" if devices is None else "", max(1, -(-batch_size // count)) * count
+        raise ValueError(f"batch_size is {batch_size}, which the {count} devices{here} do not divide; try {more}")
 
 
 def first_state(task: Task, seed: int, params: Any = None) -> TrainState:
