@@ -76,8 +76,9 @@ def start(workdir, steps, per_call, hosts):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}" if hosts > 1 else ""
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo" if address else "none"}
-    environment |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    if address:
+        environment["JAX_CPU_COLLECTIVES_IMPLEMENTATION"] = "gloo"
     command = [sys.executable, "-m", "tests.reliability.kills", "run", workdir, steps, per_call, address]
     processes = []
     for process in range(hosts):
