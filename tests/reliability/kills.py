@@ -22,8 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 ROOT = pathlib.Path(__file__).parents[2]
-STEPS = 40  # between two kills, with one step a call
-PATIENCE = 30  # seconds that a host whose partner was killed may take to end by itself
+PATIENCE = 10  # seconds that a host whose partner was killed may take to end by itself
 
 
 class Found(NamedTuple):
@@ -32,8 +31,7 @@ class Found(NamedTuple):
     ended: int  # times, by the signal
     starting: int  # of those, before the process had logged anything
     saving: int  # of those, with a checkpoint half written
-    alone: int  # hosts that ended by themselves after the other was killed
-    said: tuple[str, ...]  # the last lines of these
+    alone: int  # hosts that ended by themselves soon after the other was killed
 
 
 def task():
@@ -66,8 +64,8 @@ def train(workdir, steps, per_call, address, process):
     if address:
         jax.distributed.initialize(address, 2, process)
     loop.train(
-        task(), workdir, steps=steps, batch_size=8, steps_per_call=per_call, log_every=2 if per_call == 1 else per_call,
-        checkpoint_every=5 * per_call,
+        task(), workdir, steps=steps, batch_size=8, steps_per_call=per_call, log_every=max(2, per_call),
+        checkpoint_every=8 + 2 * per_call,
     )  # fmt: skip
 
 
@@ -121,7 +119,7 @@ def end_and_resume(folder, count, number=signal.SIGKILL, hosts=1, per_call=1, se
     is in its start. SIGTERM must lose nothing, and both hosts end well.
     """
     draw = random.Random(seed)
-    folder, steps = pathlib.Path(folder), STEPS * per_call * (count + 1)
+    folder, steps = pathlib.Path(folder), (32 + 8 * per_call) * (count + 1)
     whole, hit = folder / "whole", folder / "hit"
     began = time.monotonic()
     processes = start(whole, steps, per_call, hosts)
@@ -131,7 +129,6 @@ def end_and_resume(folder, count, number=signal.SIGKILL, hosts=1, per_call=1, se
     finish(whole, processes)
 
     ended = starting = saving = alone = 0
-    said: set[str] = set()
     for turn in range(count):
         moment, host = int(steps * (turn + draw.random()) / (count + 1)), turn % hosts
         processes = start(hit, steps, per_call, hosts)
@@ -159,7 +156,6 @@ def end_and_resume(folder, count, number=signal.SIGKILL, hosts=1, per_call=1, se
             try:
                 other.wait(PATIENCE)
                 alone += 1
-                said.add(last_line(f"{hit}_{1 - host}.log"))
             except subprocess.TimeoutExpired:
                 other.kill()
                 other.wait()
@@ -170,11 +166,7 @@ def end_and_resume(folder, count, number=signal.SIGKILL, hosts=1, per_call=1, se
     assert expected.keys() == found.keys() and expected["step"] == steps
     for name, array in expected.items():
         np.testing.assert_array_equal(found[name], array, err_msg=name)
-    return Found(ended, starting, saving, alone, tuple(sorted(said)))
-
-
-def last_line(path):
-    return ([line for line in pathlib.Path(path).read_text().splitlines() if line.strip()] or [""])[-1][:300]
+    return Found(ended, starting, saving, alone)
 
 
 def main(kind, *arguments):
