@@ -69,15 +69,15 @@ def train(workdir, steps, per_call, address, process):
     )  # fmt: skip
 
 
-def start(workdir, steps, per_call, hosts):
-    """The processes of a run, whose outputs go to files beside its folder."""
+def start(workdir, steps, per_call, hosts, program=("-m", "tests.reliability.kills", "run")):
+    """The processes of a run, whose outputs go to files beside its folder. A `program` is told what `train` is."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}" if hosts > 1 else ""
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     if address:
         environment["JAX_CPU_COLLECTIVES_IMPLEMENTATION"] = "gloo"
-    command = [sys.executable, "-m", "tests.reliability.kills", "run", workdir, steps, per_call, address]
+    command = [sys.executable, *program, workdir, steps, per_call, address]
     processes = []
     for process in range(hosts):
         with open(f"{workdir}_{process}.log", "w") as output:
