@@ -14,7 +14,7 @@ from ddim_jax.common.files import whole
 from ddim_jax.configuration import Config
 from ddim_jax.data import sources
 from ddim_jax.training import planning
-from ddim_jax.training.checkpoints import Checkpoints
+from ddim_jax.training.checkpoints import Checkpoints, of_all_hosts
 from ddim_jax.training.loop import train
 from ddim_jax.training.step import TrainState
 from ddim_jax.training.task import Hook
@@ -53,8 +53,8 @@ def distil(config: Config, workdir: str | os.PathLike) -> Iterator[tuple[pathlib
 
 
 def _begun(workdir: pathlib.Path) -> bool:
-    """Whether a run has left a checkpoint there."""
-    return any((workdir / "checkpoints").glob("[0-9]*"))
+    """Whether a run has left a checkpoint there, that one of the hosts sees."""
+    return any(of_all_hosts(any((workdir / "checkpoints").glob("[0-9]*"))))
 
 
 def _check_same(config: Config, data: dict[str, str | int], workdir: pathlib.Path) -> None:

@@ -89,7 +89,7 @@ def train(
         Checkpoints(workdir / "checkpoints", keep_every=keep_every) as checkpoints,
     ):
         init = functools.partial(first_state, task, seed)
-        if checkpoints.latest_step() is None:
+        if not checkpoints.steps():
             state, notes = _on_host(init, task.initial), dict[str, Any]()
         else:
             state, notes = checkpoints.restore(jax.eval_shape(init))

@@ -22,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 ROOT = pathlib.Path(__file__).parents[2]
+STEPS = {1: 40, 20: 200}  # between two kills, by the steps a call
 PATIENCE = 10  # seconds that a host whose partner was killed may take to end by itself
 
 
@@ -119,7 +120,7 @@ def end_and_resume(folder, count, number=signal.SIGKILL, hosts=1, per_call=1, se
     is in its start. SIGTERM must lose nothing, and both hosts end well.
     """
     draw = random.Random(seed)
-    folder, steps = pathlib.Path(folder), (32 + 8 * per_call) * (count + 1)
+    folder, steps = pathlib.Path(folder), STEPS[per_call] * (count + 1)
     whole, hit = folder / "whole", folder / "hit"
     began = time.monotonic()
     processes = start(whole, steps, per_call, hosts)
