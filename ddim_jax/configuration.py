@@ -73,15 +73,18 @@ _FREE_TO_CHANGE = {  # when a run goes on
 }
 
 
-def check(config: Config) -> None:
-    """Raises ValueError where fields make no sense, alone or together; before anything is read or written."""
+def check(config: Config, devices: int | None = None) -> None:
+    """Raises ValueError where fields make no sense, alone or together; before anything is read or written.
+
+    devices: of a run elsewhere, into whose memory `planning.plan` sees; None are those here, and theirs is looked at.
+    """
     check_fields(config, ("data", "model", "diffusion", "sampling", "training"))
     if config.training.learning_rate_decay == "cosine" and config.training.warmup_steps >= config.training.steps:
         raise ValueError(
             f"config.training.warmup_steps is {config.training.warmup_steps} of {config.training.steps} steps, which leaves none "
             "for the cosine"
         )
-    share = config.training.batch_size // jax.device_count()
+    share = config.training.batch_size // (devices or jax.device_count())
     if share % config.training.accumulate:
         raise ValueError(
             f"config.training.accumulate is {config.training.accumulate}, which does not divide the {share} examples of a device"
@@ -97,10 +100,11 @@ def check(config: Config) -> None:
         raise ValueError(
             f"config.diffusion.categories is {config.diffusion.categories}; expected 2 to 256, or 0 for Gaussian noise"
         )
-    check_batch_size(config.training.batch_size)
+    check_batch_size(config.training.batch_size, devices)
     make_loss(config)
     make_model(config, None).table()
-    _check_memory(config)
+    if devices is None:
+        _check_memory(config)
 
 
 def check_stored(config: Config, source: str) -> None:

@@ -7,11 +7,14 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax
+
 from ddim_jax import configuration, weights
 from ddim_jax.common.files import whole
 from ddim_jax.configuration import Config
 from ddim_jax.data import sources
-from ddim_jax.training.checkpoints import Checkpoints
+from ddim_jax.training import planning
+from ddim_jax.training.checkpoints import Checkpoints, of_all_hosts
 from ddim_jax.training.loop import train
 from ddim_jax.training.step import TrainState
 from ddim_jax.training.task import Hook
@@ -50,8 +53,8 @@ def distil(config: Config, workdir: str | os.PathLike) -> Iterator[tuple[pathlib
 
 
 def _begun(workdir: pathlib.Path) -> bool:
-    """Whether a run has left a checkpoint there."""
-    return any((workdir / "checkpoints").glob("[0-9]*"))
+    """Whether a run has left a checkpoint there, that one of the hosts sees."""
+    return any(of_all_hosts(any((workdir / "checkpoints").glob("[0-9]*"))))
 
 
 def _check_same(config: Config, data: dict[str, str | int], workdir: pathlib.Path) -> None:
@@ -83,7 +86,8 @@ def _run(config: Config, workdir: str | os.PathLike, profile: tuple[int, int] | 
         hook = Hook(config.training.distance_every, judge, functools.partial(_keep_best, config, workdir))
         task = task._replace(hooks=[*task.hooks, hook])
     about = {"config": json.loads(configuration.to_json(config)), "data": data}
-    return train(task, workdir, about=about, profile=profile, **configuration.run_arguments(config))
+    peak_rate = planning.peak_rate(task, config.training.batch_size, jax.devices())
+    return train(task, workdir, about=about, profile=profile, peak_rate=peak_rate, **configuration.run_arguments(config))
 
 
 def _keep_best(config: Config, workdir: pathlib.Path, step: int, params: Any, results: Mapping[str, Any]) -> None:

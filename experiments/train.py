@@ -43,7 +43,7 @@ def dry_run():
         jax.config.update("jax_platforms", "cpu")  # nothing runs on devices, which may be in use
     devices = planning.tpu_devices(_TOPOLOGY.value) if _TOPOLOGY.value else jax.devices()
     config = _CONFIG.value
-    configuration.check(config)
+    configuration.check(config, len(devices) if _TOPOLOGY.value else None)
     task = configuration.make_bare_task(config, configuration.stand_in_source(config))
     print(f"compiling for {len(devices)} x {devices[0].device_kind}, which takes minutes", file=sys.stderr)
     plan = planning.plan(task, config.training.batch_size, devices)

@@ -26,6 +26,14 @@ class LocalDevices:
         return jax.device_put(jax.tree.map(lambda a: a[even], tree), self._split)
 
 
+def processor() -> jax.Device | None:
+    """The host's processor as a device; None where JAX_PLATFORMS leaves it out."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return None
+
+
 def check_memory(what: str, on_device: int = 0, on_host: int = 0) -> None:
     """Raises ValueError where `what` takes more bytes than each of this process's devices, or the machine, has in all.
 

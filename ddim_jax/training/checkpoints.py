@@ -43,16 +43,21 @@ class Checkpoints:
     """The newest two checkpoints of a run in `directory`, and every one whose step keep_every divides (0: no other).
 
     Saves finish behind the training: use as a context. One that is `read_only` may be opened while a run is writing there.
+    The first host writes for all, and each reads for itself, so that none waits within Orbax for one whose disk fails.
     """
 
     def __init__(self, directory: str | os.PathLike, read_only: bool = False, keep_every: int = 0):
         self.directory = pathlib.Path(directory).absolute()  # Orbax writes nothing to a relative one, and does not say so
-        self._read_only = read_only
-        if read_only:
-            options = ocp.CheckpointManagerOptions(read_only=True)
+        self._read_only, host, self._said = read_only, jax.process_index(), 0
+        how: dict[str, Any] = {"max_to_keep": 2, "keep_period": keep_every or None, "cleanup_tmp_directories": True}
+        if read_only or host:
+            how = {"read_only": True}
         else:
-            options = ocp.CheckpointManagerOptions(max_to_keep=2, keep_period=keep_every or None, cleanup_tmp_directories=True)
-        self._manager = ocp.CheckpointManager(self.directory, options=options)
+            self.directory.mkdir(parents=True, exist_ok=True)
+        alone = ocp.options.MultiprocessingOptions(host, {host}, f"host {host}")
+        self._manager = ocp.CheckpointManager(
+            self.directory, options=ocp.CheckpointManagerOptions(create=False, multiprocessing_options=alone, **how)
+        )
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -60,26 +65,43 @@ class Checkpoints:
     def __exit__(self, *error: Any) -> None:
         failed = self._failed()
         self._manager.close()
-        if failed and error[0] is None:
+        if error[0] is not None or self._read_only:
+            return
+        if any(of_all_hosts(bool(failed))):  # none leaves before all is written
+            there = max(self._manager.all_steps(read=True), default=None)
             raise OSError(
-                f"the last checkpoint could not be written to {self.directory} ({failed}). Make room or mend the disk, and start "
-                f"again: the run goes on from {f'step {self.latest_step()}' if self.latest_step() else 'its beginning'}"
+                f"the last checkpoint could not be written to {self.directory} ({failed or 'the first host says why'}). Make "
+                f"room or mend the disk, and start again: the run goes on from {f'step {there}' if there else 'its beginning'}"
             )
 
     def latest_step(self) -> int | None:
         """The step of the newest checkpoint, if there is one; whether it is damaged only `load` knows."""
-        return self._manager.latest_step()
+        return max(self._manager.latest_step() or 0, self._said) or None
+
+    def steps(self) -> list[int]:
+        """The steps that are there, newest first. Raises ValueError where other hosts see another newest one."""
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        newest = of_all_hosts(steps[0] if steps else -1)
+        if len(set(newest)) > 1:
+            seen = ", ".join(f"host {host} sees {step if step >= 0 else 'none'}" for host, step in enumerate(newest))
+            raise ValueError(
+                f"the hosts do not see the same newest checkpoint in {self.directory}: {seen}. Give a folder that all of them "
+                "share; if they do share it, start again, for some file systems show new files late"
+            )
+        return steps
 
     def save(self, arrays: Mapping[str, np.ndarray], notes: Mapping[str, Any] = {}) -> None:
         """Saves what `copied` gave, and notes that JSON can hold, under the step within.
 
         Where the save before this one failed, it warns: the disk may have room again.
         """
+        if jax.process_index():
+            self._said = int(arrays["step"])
+            return
         failed = self._failed()
         if failed:
             warnings.warn(f"a checkpoint could not be written ({failed}): training goes on, and this one is tried", stacklevel=2)
-        sums = {} if jax.process_index() else _checksums(arrays)  # of the host that writes
-        record = {"step": int(arrays["step"]), "crc32": sums, "notes": dict(notes)}
+        record = {"step": int(arrays["step"]), "crc32": _checksums(arrays), "notes": dict(notes)}
         text = json.dumps(record, sort_keys=True)
         args = ocp.args.Composite(
             record=ocp.args.JsonSave({"record": text, "crc32": zlib.crc32(text.encode())}),
@@ -100,7 +122,7 @@ class Checkpoints:
 
     def reached_preemption(self, step: int) -> bool:
         """Whether a pod's hosts were told to stop and have agreed on this step; False where there is but one process."""
-        return jax.process_count() > 1 and self._manager.reached_preemption(step)
+        return jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step)
 
     def load(self, parts: Sequence[str] = PARTS) -> Saved:
         """These parts of the newest checkpoint in which they are whole, and its notes.
@@ -111,9 +133,9 @@ class Checkpoints:
         fails, which is no damage, and ValueError where hosts see different checkpoints.
         """
         faults: dict[int, str] = {}
-        for step in self._newest_first():
+        for step in self.steps():
             saved, fault = self._read(step, parts)
-            if not any(_of_all_hosts(bool(fault))):
+            if not any(of_all_hosts(bool(fault))):
                 self._report(faults, f"step {step} is used")
                 return saved
             faults[step] = fault or "another host finds it damaged"
@@ -135,30 +157,12 @@ class Checkpoints:
         return jax.tree.unflatten(tree, [arrays[name] for name in expected]), notes
 
     def _failed(self) -> str:
-        """Waits for the save that is under way, and says why it failed, or ''.
-
-        Where several processes train, raises OSError instead: the others would wait for a checkpoint that never comes.
-        """
+        """Waits for the save that is under way, and says why it failed, or ''."""
         try:
             self._manager.wait_until_finished()
         except Exception as error:  # Orbax raises whatever its storage layers raise
-            told = _in_a_line(error)
-            if jax.process_count() > 1:
-                raise OSError(f"a checkpoint could not be written to {self.directory} ({told})") from error
-            return told
+            return _in_a_line(error)
         return ""
-
-    def _newest_first(self) -> list[int]:
-        """The steps that are there. Raises ValueError where other hosts see another newest one."""
-        steps = sorted(self._manager.all_steps(), reverse=True)
-        newest = _of_all_hosts(steps[0] if steps else -1)
-        if len(set(newest)) > 1:
-            seen = ", ".join(f"host {host} sees {step if step >= 0 else 'none'}" for host, step in enumerate(newest))
-            raise ValueError(
-                f"the hosts do not see the same newest checkpoint in {self.directory}: {seen}. Give a folder that all of them "
-                "share; if they do share it, start again, for some file systems show new files late"
-            )
-        return steps
 
     def _read(self, step: int, parts: Sequence[str]) -> tuple[Saved, str]:
         """A checkpoint, and what is wrong with it, or ''. Raises OSError where the storage fails."""
@@ -222,16 +226,15 @@ class Checkpoints:
                     (self.directory / str(step)).rename(place)
             warnings.warn(f"the checkpoint of step {step} is damaged ({fault}): {instead}. It lies in {place}", stacklevel=4)
         if faults and not self._read_only:
-            _of_all_hosts(0)  # until the first of them has moved it
+            of_all_hosts(0)  # until the first of them has moved it
             self._manager.reload()
 
 
 def copied(state: TrainState) -> dict[str, np.ndarray]:
-    """The leaves of a state by name, on the host, whose buffers may then be donated; zeros where another host writes them."""
-    arrays = flat(state)[0]
-    if jax.process_index():
-        return {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in arrays.items()} | {"step": np.asarray(state.step)}
-    return {name: np.array(leaf) for name, leaf in jax.device_get(arrays).items()}
+    """The leaves of a state by name, on the host, whose buffers may then be donated; its step alone where another host writes."""
+    fetched = jax.device_get({"step": state.step} if jax.process_index() else flat(state)[0])
+    # Of an accelerator that is a copy already; a processor hands out the buffer itself.
+    return {name: np.array(leaf) for name, leaf in fetched.items()} if jax.default_backend() == "cpu" else fetched
 
 
 def flat(state: TrainState) -> tuple[dict[str, Any], Any]:
@@ -258,6 +261,6 @@ def _checksums(arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
         return dict(zip(arrays, threads.map(checksum, arrays.values())))
 
 
-def _of_all_hosts(value: int) -> list[int]:
+def of_all_hosts(value: int) -> list[int]:
     """The value of each host, in their order; a host goes on only once all have come here."""
     return [int(each) for each in np.ravel(multihost_utils.process_allgather(np.array([value])))]

@@ -1,6 +1,7 @@
 """The record of a run: JSON lines, TensorBoard's files, pictures, and a line or a bar for who watches."""
 
 import contextlib
+import io
 import json
 import pathlib
 import sys
@@ -20,7 +21,8 @@ class Log:
     """Averages metrics and writes them to `workdir`/metrics.jsonl and its TensorBoard folder. Use as a context.
 
     A resumed run starts at step `start` and drops what an earlier one logged beyond it; `begun` is what that one had `notes` of.
-    A process that is not `active` writes nothing. Speed and time left do not count the first call, which compiles.
+    A process that is not `active` writes nothing. Speed and time left do not count the first call, which compiles. The log has
+    the share of `peak_rate`, in steps a second, as `mfu`.
     """
 
     def __init__(
@@ -30,9 +32,11 @@ class Log:
         total: int,
         batch_size: int,
         active: bool,
+        peak_rate: float | None = None,
         begun: Mapping[str, Any] = {"steps": 0, "skipped": 0, "sums": {}},
     ):
         self.batch_size, self._workdir, self._total, self._step = batch_size, workdir, total, start
+        self._peak_rate = peak_rate
         self._file = self._board = self._bar = None
         self._sums: dict[str, float] = dict(begun["sums"])
         self._steps, self._skipped, self._timed_steps = begun["steps"], begun["skipped"], 0
@@ -89,6 +93,8 @@ class Log:
         if self._timed_steps:
             record["steps_per_second"] = self._timed_steps / seconds
             record["images_per_second"] = record["steps_per_second"] * self.batch_size
+            if self._peak_rate:
+                record["mfu"] = record["steps_per_second"] / self._peak_rate
         self._write(step, record)
         said = f"loss {record['loss']:.4f}"
         if self._timed_steps:
@@ -137,13 +143,15 @@ class Log:
 def _drop_beyond(start: int, path: pathlib.Path) -> None:
     """Leaves the lines of steps up to `start`. What is no line of a log is set aside in a file of its own, and said."""
     kept, damaged = [], []
-    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else []:
+    for line in io.BytesIO(path.read_bytes() if path.exists() else b""):
         step = _step_of(line)
+        if not line.endswith(b"\n"):
+            break  # the last, not written to its end: what a killed process leaves
         if step is None:
             damaged.append(line)
-        elif step <= start and line.endswith(b"\n"):
+        elif step <= start:
             kept.append(line)
-    if damaged and damaged != [line]:  # one that was not written to its end is what a killed process leaves
+    if damaged:
         aside = path.with_stem("metrics_damaged")
         with aside.open("ab") as file:
             file.writelines(damaged)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ddim_jax.common.devices import processor
 from ddim_jax.common.files import whole
 from ddim_jax.common.holding import held
 from ddim_jax.common.seeds import check_seed
@@ -49,6 +50,7 @@ def train(
     mapping: str = "pmap",
     about: Mapping[str, Any] = {},
     profile: tuple[int, int] | None = None,
+    peak_rate: float | None = None,
 ) -> TrainState:
     """Trains a task in `workdir`, over all devices of all hosts, and goes on where an earlier run stopped.
 
@@ -68,7 +70,8 @@ def train(
     keep_every:       and each whose step this divides; 0 keeps no other.
     mapping:          what spreads a step over the devices, "pmap" or "shard_map"; see `mapped_steps`.
     about:            what describes the run, as JSON by name: written to NAME.json in its folder, and into its checkpoints.
-    profile:          (first, last) steps of which a trace of host and devices is written to the folder `profile`; of whole calls.
+    profile:          (first, last) steps of which a trace of host and devices is written to the folder `profile`; whole calls.
+    peak_rate:        the steps a second at the peak of all devices; the log then has the share that is reached, as `mfu`.
 
     Returns the last state, on the host. Its `ema` is what one samples from.
 
@@ -86,7 +89,7 @@ def train(
         Checkpoints(workdir / "checkpoints", keep_every=keep_every) as checkpoints,
     ):
         init = functools.partial(first_state, task, seed)
-        if checkpoints.latest_step() is None:
+        if not checkpoints.steps():
             state, notes = _on_host(init, task.initial), dict[str, Any]()
         else:
             state, notes = checkpoints.restore(jax.eval_shape(init))
@@ -106,7 +109,7 @@ def train(
         begun = {"begun": notes["log"]} if "log" in notes else {}
         most_skipped = MOST_SKIPPED if task.skips_nonfinite else 0
         with (
-            Log(workdir, start, steps, batch_size, leader, **begun) as log,
+            Log(workdir, start, steps, batch_size, leader, peak_rate, **begun) as log,
             Interruption() as interruption,
             Stalls() as stalls,
             contextlib.ExitStack() as tracing,
@@ -240,12 +243,10 @@ def _check(task: Task, steps: int, batch_size: int, seed: int, counts: Sequence[
 
 def check_batch_size(batch_size: int, devices: int | None = None) -> None:
     """Raises ValueError unless it is a positive multiple of the number of devices; None are those that are here."""
-    devices = jax.device_count() if devices is None else devices
-    if batch_size < 1 or batch_size % devices:
-        raise ValueError(
-            f"batch_size is {batch_size}, which the {devices} devices here do not divide; try "
-            f"{max(1, -(-batch_size // devices)) * devices}"
-        )
+    count = jax.device_count() if devices is None else devices
+    if batch_size < 1 or batch_size % count:
+        here, more = " here" if devices is None else "", max(1, -(-batch_size // count)) * count
+        raise ValueError(f"batch_size is {batch_size}, which the {count} devices{here} do not divide; try {more}")
 
 
 def first_state(task: Task, seed: int, params: Any = None) -> TrainState:
@@ -260,11 +261,7 @@ def first_state(task: Task, seed: int, params: Any = None) -> TrainState:
 
 def _on_host(init: Callable[[Any], TrainState], params: Any) -> TrainState:
     """init(params), on the host and by code that is not optimised: it runs once, and compiles 4 times faster so."""
-    try:
-        host = jax.local_devices(backend="cpu")[0]
-    except RuntimeError:  # JAX_PLATFORMS leaves the host out
-        host = None
-    with jax.default_device(host):
+    with jax.default_device(processor()):
         return jax.jit(init, compiler_options={"xla_backend_optimization_level": 0})(params)
 
 

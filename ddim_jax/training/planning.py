@@ -14,6 +14,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ddim_jax.common import extras
+from ddim_jax.common.devices import processor
 from ddim_jax.data import sources
 from ddim_jax.training.loop import AXIS, check_batch_size, first_state, make_step, mapped_steps, train_steps
 from ddim_jax.training.task import Task
@@ -92,9 +93,6 @@ def plan(task: Task, batch_size: int, devices: Sequence[jax.Device]) -> Plan:
     whole = [_laid_out(tree, everywhere) for tree in (state, dataset, task.teacher)]
     mapped: Any = mapped_steps(task, devices=devices)
     lowered = mapped.lower(*whole, batch, count)
-    # As one device takes the whole step at once, before a compiler pads it, hides its convolutions in calls or puts it in loops.
-    alone = jax.jit(functools.partial(train_steps, step_fn=make_step(task._replace(accumulate=1))))
-    cost = alone.lower(state, dataset, task.teacher, _batch(example, 1, batch_size), count).cost_analysis()
     start = time.perf_counter()
     compiled = _compile(lowered, devices[0], batch_size)
     seconds = time.perf_counter() - start
@@ -104,7 +102,7 @@ def plan(task: Task, batch_size: int, devices: Sequence[jax.Device]) -> Plan:
         devices=len(devices),
         batch_size=batch_size,
         parameters=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params)),
-        flops=(cost or {}).get("flops", math.nan),
+        flops=step_flops(task, batch_size),
         dataset=None if dataset is None else sum(leaf.nbytes for leaf in jax.tree.leaves(dataset)),
         arguments=memory.argument_size_in_bytes,
         temporaries=memory.temp_size_in_bytes,
@@ -112,6 +110,27 @@ def plan(task: Task, batch_size: int, devices: Sequence[jax.Device]) -> Plan:
         collectives=collectives(compiled.as_text()) if len(devices) > 1 else {},
         seconds=seconds,
     )
+
+
+def step_flops(task: Task, batch_size: int) -> float:
+    """FLOPs of one step, over all devices: XLA's count for the step as it is written, with what `remat` computes twice.
+
+    It takes as long as to trace the step once more: seconds. NaN where JAX_PLATFORMS leaves out the processor, which counts.
+    """
+    state, dataset, example = _shapes(task)
+    # As one device takes the whole step at once, before a compiler pads it, hides its convolutions in calls or puts it in loops.
+    alone = jax.jit(functools.partial(train_steps, step_fn=make_step(task._replace(accumulate=1))))
+    batch, count = _batch(example, 1, batch_size), jax.ShapeDtypeStruct((), np.int32)
+    with jax.default_device(processor()):  # JAX's clients of accelerators count only what is compiled
+        cost = alone.lower(state, dataset, task.teacher, batch, count).cost_analysis()
+    return (cost or {}).get("flops", math.nan)
+
+
+def peak_rate(task: Task, batch_size: int, devices: Sequence[jax.Device]) -> float | None:
+    """The steps a second that these devices would take at their peak in bfloat16; None where that is not known."""
+    chip = CHIPS.get(devices[0].device_kind)
+    flops = step_flops(task, batch_size) if chip else math.nan
+    return None if chip is None or math.isnan(flops) else len(devices) * chip.peak / flops
 
 
 def tpu_devices(topology: str) -> list[jax.Device]:

@@ -200,7 +200,7 @@ def test_storage_that_fails_is_no_damage(directory, monkeypatch, error):
 
 
 def test_hosts_that_see_different_checkpoints(directory, monkeypatch):
-    monkeypatch.setattr(module, "_of_all_hosts", lambda value: [value, -1])
+    monkeypatch.setattr(module, "of_all_hosts", lambda value: [value, -1 if value == 44 else value])
     with Checkpoints(directory) as checkpoints, pytest.raises(ValueError, match="host 0 sees 44, host 1 sees none"):
         checkpoints.load()
 

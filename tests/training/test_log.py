@@ -79,6 +79,17 @@ def test_means_speed_and_time_left_do_not_count_the_first_call(tmp_path, clock, 
     assert set(events(tmp_path)) == expected
 
 
+def test_the_share_of_the_peak_is_of_the_steps_that_are_timed(tmp_path, clock):
+    """2 steps in 4 s, of 2 steps a second at the peak: a quarter. The first record, of the first call alone, has no speed."""
+    with Log(tmp_path, start=0, total=12, batch_size=64, active=True, peak_rate=2.0) as made:
+        train(made, clock, 1, first=True)
+        made.write(2, {})
+        train(made, clock, 2)
+        made.write(6, {})
+    first, second = records(tmp_path)
+    assert "mfu" not in first and second["mfu"] == 0.25
+
+
 def test_a_first_call_among_others_is_left_out_of_the_speed(tmp_path, clock):
     with make(tmp_path) as made:
         train(made, clock, 3, first=True)
@@ -119,6 +130,17 @@ def test_a_resumed_run_drops_what_was_written_beyond_its_start(tmp_path, clock):
         train(made, clock, 1)
         made.write(4, {})
     assert [record["step"] for record in records(tmp_path)] == [2, 2, 4]
+
+
+@pytest.mark.parametrize("half", [b"", b'{"step": 4, "lo'])
+def test_a_damaged_last_line_is_set_aside_but_not_one_that_was_cut(tmp_path, half):
+    """A killed process leaves the second; the first, which ends as a line does, is told like any other."""
+    good, bad = b'{"step": 2, "loss": 1.0}\n', b'{"step": 2, "lo\rss\n'
+    (tmp_path / "metrics.jsonl").write_bytes(good + bad + half)
+    with pytest.warns(UserWarning, match="has 1 lines that are no records: they are set aside in metrics_damaged.jsonl"):
+        make(tmp_path, start=2).__exit__()
+    assert (tmp_path / "metrics.jsonl").read_bytes() == good
+    assert (tmp_path / "metrics_damaged.jsonl").read_bytes() == bad
 
 
 def test_a_process_that_is_not_the_first_writes_nothing(tmp_path, clock, capfd):

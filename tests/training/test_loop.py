@@ -22,7 +22,7 @@ from ddim_jax.data import batches, sources
 from ddim_jax.diffusion import schedule as schedules
 from ddim_jax.models.network import Network
 from ddim_jax.runs import train_config
-from ddim_jax.training import loop
+from ddim_jax.training import loop, planning
 from ddim_jax.training.checkpoints import Checkpoints
 from ddim_jax.training.log import Log
 from ddim_jax.training.loop import DivergedError
@@ -56,6 +56,7 @@ def test_what_a_run_leaves_behind(whole):
     assert [line["step"] for line in lines] == [2, 4, 6, 8]
     assert all(line["loss"] > 0 for line in lines)
     assert all(line["images_per_second"] > line["steps_per_second"] > 0 for line in lines)
+    assert not any("mfu" in line for line in lines)  # the peak of a processor is not known
     # Warm-up over 2 steps to 1e-3: the rates of steps 1, 2, 3, ... are 0, 0.5e-3, 1e-3, ...
     np.testing.assert_allclose([line["learning_rate"] for line in lines], [0.5e-3, 1e-3, 1e-3, 1e-3], rtol=1e-6)
     assert (workdir / "samples" / "step_0000008.png").exists()
@@ -71,6 +72,17 @@ def test_the_step_is_compiled_once(tmp_path, caplog):
         train_config(config(), tmp_path)
     names = [record.getMessage().split(" with ")[0] for record in caplog.records if "Compiling" in record.getMessage()]
     assert len(names) == 2, names  # the first state, and the step: not again for the state that it returned
+
+
+@pytest.mark.slow
+def test_the_share_of_the_peak_is_logged_where_the_chip_is_known(tmp_path, monkeypatch):
+    monkeypatch.setitem(planning.CHIPS, jax.devices()[0].device_kind, planning.Chip(peak=1e12, memory=1e9))
+    run = config()
+    train_config(run, tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    flops = planning.step_flops(configuration.make_task(run), run.training.batch_size)
+    for line in lines:
+        assert line["mfu"] == pytest.approx(line["steps_per_second"] * flops / (jax.device_count() * 1e12))
 
 
 @pytest.mark.slow

@@ -66,6 +66,30 @@ def test_flops_of_products():
     assert of_layers == 3 * 2 * (24 - 8) * 32 * 32 * (4 - 2)
 
 
+def test_the_rate_at_the_peak(monkeypatch):
+    """As many devices as there are, each of a peak that the table has; None where it has none, as of processors."""
+    task, devices = products(3), 2 * jax.devices()[:1]
+    assert planning.peak_rate(task, 8, devices) is None
+    monkeypatch.setitem(planning.CHIPS, devices[0].device_kind, planning.Chip(peak=1e9, memory=1e9))
+    assert planning.peak_rate(task, 8, devices) == pytest.approx(2 * 1e9 / plan(task, 8).flops)
+
+
+def test_a_configuration_is_checked_for_the_devices_of_its_run():
+    """Not for those here: what each of 16 takes is divided, and whether it fits is for the compiler to say."""
+    config = tiny.get_config()
+    config.training.update(batch_size=10**8, accumulate=5)
+    with pytest.raises(ValueError, match="config.training.batch_size=100000000 takes at least .* ask for less"):
+        configuration.check(config)
+    configuration.check(config, 16)
+    config.training.update(batch_size=16, accumulate=2)
+    configuration.check(config)
+    with pytest.raises(ValueError, match="accumulate is 2, which does not divide the 1 examples of a device"):
+        configuration.check(config, 16)
+    config.training.update(batch_size=24, accumulate=1)
+    with pytest.raises(ValueError, match="batch_size is 24, which the 16 devices do not divide; try 32"):
+        configuration.check(config, 16)
+
+
 def test_the_data_set_and_what_is_streamed():
     held = products(1)
     streamed = held._replace(source=[held.source[0]])
@@ -144,7 +168,7 @@ def test_eight_devices_reduce_their_gradients():
 
 
 def test_a_batch_that_the_devices_do_not_divide():
-    with pytest.raises(ValueError, match="batch_size is 0, which the 1 devices here do not divide; try 1"):
+    with pytest.raises(ValueError, match="batch_size is 0, which the 1 devices do not divide; try 1"):
         plan(products(1), 0)
 
 
