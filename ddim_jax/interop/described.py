@@ -26,10 +26,16 @@ def check(model: Model) -> None:
         raise ValueError(
             "this network is of discrete values, whose steps are no sums of predictions: there is no table to export it with"
         )
+    told = sorted(model.network.null.keys() - {"label"})
+    if told:
+        raise ValueError(f"this network is told {' and '.join(told)}; what is exported can be told the class alone (label)")
 
 
-def write(folder: pathlib.Path, model: Model, prediction: str, name: str, network: str) -> None:
-    """Writes model.json and tables.json into a folder that holds the file `network`."""
+def write(folder: pathlib.Path, model: Model, prediction: str, name: str, network: str, history: int = 0) -> None:
+    """Writes model.json and tables.json into a folder that holds the file `network`.
+
+    history: how many weights each row of a table has of x_0 and of eps, zeros behind the solver's own; 0: as many as those.
+    """
     null = model.network.null
     described = {
         "format": FORMAT,
@@ -45,11 +51,11 @@ def write(folder: pathlib.Path, model: Model, prediction: str, name: str, networ
         "made_by": f"ddim_jax {ddim_jax.__version__}",
     }
     _write(folder / "model.json", described)
-    _write(folder / "tables.json", {"format": FORMAT, "tables": tables(model)})
+    _write(folder / "tables.json", {"format": FORMAT, "tables": tables(model, history)})
 
 
-def tables(model: Model) -> list[dict[str, Any]]:
-    """The tables of every solver of the model at each of STEPS, over its own spacing, as fields of JSON.
+def tables(model: Model, history: int = 0) -> list[dict[str, Any]]:
+    """The tables of every solver of the model at each of STEPS, over its own spacing, as fields of JSON; see `write`.
 
     A solver that the schedule does not allow (an eta past its limit, UniPC from pure noise) has none.
     """
@@ -64,19 +70,26 @@ def tables(model: Model) -> list[dict[str, Any]]:
                 table = model.table(steps, solver=solver, **arguments)
             except ValueError:
                 continue
-            made.append({"solver": name, "eta": arguments.get("eta"), "steps": steps} | _fields(table))
+            made.append({"solver": name, "eta": arguments.get("eta"), "steps": steps} | _fields(table, history))
         for ask in ("departure", "arrival"):
             table = solvers.encode(model.schedule, model.tau(steps), ask)
             if np.all(np.isfinite(table.eps)):
-                made.append({"solver": "encode", "eta": None, "steps": steps, "ask": ask} | _fields(table))
+                made.append({"solver": "encode", "eta": None, "steps": steps, "ask": ask} | _fields(table, history))
     return made
 
 
-def _fields(table: solvers.StepTable) -> dict[str, list]:
+def _fields(table: solvers.StepTable, history: int) -> dict[str, list]:
     """The columns of a table: whole numbers, and weights to the 9 digits that tell every float32."""
-    weights = {column: np.vectorize(lambda w: float(f"{w:.9g}"))(getattr(table, column)) for column in ("x0", "eps", "noise")}
-    steps = {column: np.asarray(getattr(table, column)) for column in ("t", "s")}
-    return {column: array.tolist() for column, array in (steps | weights).items()}
+    steps = {column: np.asarray(getattr(table, column)).tolist() for column in ("t", "s")}
+    weights = {"noise": _rounded(table.noise)}
+    for column, rows in (("x0", table.x0), ("eps", table.eps)):
+        missing = max(0, history - np.shape(rows)[1])
+        weights[column] = _rounded(np.pad(np.asarray(rows), ((0, 0), (0, missing))))
+    return steps | weights
+
+
+def _rounded(weights: Any) -> list:
+    return np.vectorize(lambda weight: float(f"{weight:.9g}"))(np.asarray(weights)).tolist()
 
 
 def _write(path: pathlib.Path, fields: dict[str, Any]) -> None:
