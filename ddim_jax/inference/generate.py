@@ -14,7 +14,6 @@ from ddim_jax.inference.adjusting import Build, plain
 from ddim_jax.inference.processes import Process, gaussian
 from ddim_jax.models.network import Condition, Network
 
-
 STREAM = "sampling"  # of a seed's random keys, those that examples are drawn with
 
 

@@ -9,7 +9,7 @@ which do it as NumPy does: a value may have the size 1 where its jaxpr says more
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -23,13 +23,13 @@ LARGEST = 2**31  # bytes of one file of protobuf
 
 # Primitives that are one operator of ONNX with the same inputs.
 _SAME = {
-    **{name: name.capitalize() for name in ("abs", "cos", "erf", "exp", "floor", "log", "neg", "round", "sign", "sin", "sqrt")},
-    **{name: name.capitalize() for name in ("add", "and", "ceil", "div", "max", "min", "mul", "not", "or", "pow", "sub", "tanh")},
+    **{name: name.capitalize() for name in ("abs", "add", "ceil", "cos", "div", "erf", "exp", "floor", "log", "max")},
+    **{name: name.capitalize() for name in ("min", "mul", "neg", "pow", "sign", "sin", "sqrt", "sub", "tanh")},
     **{"eq": "Equal", "ge": "GreaterOrEqual", "gt": "Greater", "le": "LessOrEqual", "lt": "Less", "logistic": "Sigmoid"},
 }
 _REDUCE = {"reduce_max": "ReduceMax", "reduce_min": "ReduceMin", "reduce_prod": "ReduceProd", "reduce_sum": "ReduceSum"}
 _CALLS = {"checkpoint", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "jit", "pjit", "remat", "remat2"}
-_UNCHANGED = {"copy", "copy_p", "optimization_barrier", "reduce_precision", "stop_gradient"}
+_UNCHANGED = {"copy", "copy_p", "optimization_barrier", "stop_gradient"}
 
 
 class _Constant(NamedTuple):
@@ -70,30 +70,33 @@ def convert(
         raise ValueError(f"the network has {size / 1e9:.1f} GB of parameters; a file of ONNX holds less than 2: store float16")
     wide = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, np.float32), params)
     jaxpr = jax.make_jaxpr(lambda params, given: function(params, **given))(wide, shapes)
-    _refuse_unknown(jaxpr.jaxpr)
+    _refuse_unknown(jaxpr.jaxpr, jaxpr.jaxpr.invars[len(leaves) :])
     graph = _Graph(batch, {name: (shapes[name].dtype, (None, *shape)) for name, (shape, _) in inputs.items()})
-    values: list = [
-        _Constant(np.asarray(leaf), jax.tree_util.keystr(path, simple=True, separator=".")) for path, leaf in leaves
-    ]
+    values: list = [_Constant(np.asarray(leaf), jax.tree_util.keystr(path, simple=True, separator=".")) for path, leaf in leaves]
     values += [_Tensor(name, shapes[name].shape) for name in sorted(shapes)]  # as JAX sorts a dict
     (result,) = graph.run(jaxpr.jaxpr, [_Constant(np.asarray(c), "constant") for c in jaxpr.consts], values)
     (aval,) = jaxpr.out_avals
     return graph.model(graph.full(result, aval.shape), output, aval)
 
 
-def _refuse_unknown(jaxpr: Any) -> None:
-    """Raises ValueError where there are primitives that nothing here translates, all of them named."""
+def _refuse_unknown(jaxpr: Any, inputs: Collection) -> None:
+    """Raises ValueError where what depends on the inputs goes through primitives that nothing here translates, all named."""
     found: set[str] = set()
 
-    def visit(jaxpr: Any) -> None:
+    def visit(jaxpr: Any, moving: set) -> list[bool]:  # whether each result depends on the inputs
         for equation in jaxpr.eqns:
-            name = equation.primitive.name
+            name, moves = equation.primitive.name, [not hasattr(v, "val") and v in moving for v in equation.invars]
             if name in _CALLS:
-                visit(_inner(equation)[0])
-            elif name not in _TRANSLATE.keys() | _SAME.keys() | _REDUCE.keys() | _UNCHANGED:
-                found.add(name)
+                inner, _ = _inner(equation)
+                results = visit(inner, {v for v, moved in zip(inner.invars, moves, strict=True) if moved})
+                moving |= {v for v, moved in zip(equation.outvars, results, strict=True) if moved}
+            elif any(moves) or not _is_static(equation):
+                moving |= set(equation.outvars)
+                if name not in _KNOWN:
+                    found.add(name)
+        return [not hasattr(v, "val") and v in moving for v in jaxpr.outvars]
 
-    visit(jaxpr)
+    visit(jaxpr, set(inputs))
     if found:
         raise ValueError(
             f"the network has operations of JAX that the export to ONNX does not know: {', '.join(sorted(found))}. Write it "
@@ -204,7 +207,7 @@ class _Graph:
             return self.run(inner, [_Constant(np.asarray(c), "constant") for c in consts], given)
         if name in _UNCHANGED:
             return given
-        if all(isinstance(value, _Constant) for value in given) and _folds(equation, given):
+        if _folds(equation, given):
             return _computed(equation, given)
         scopes = str(equation.source_info.name_stack)
         self._scope = f"{scopes}/" if scopes else ""
@@ -253,12 +256,17 @@ def _joined(shapes: Sequence[tuple]) -> tuple:
     return tuple(next((size for size in sizes if not (_is_known(size) and size == 1)), 1) for sizes in zip(*padded))
 
 
-def _folds(equation: Any, given: Sequence[_Constant]) -> bool:
-    """Whether constants give a constant of known shape, which is no larger than they are (a range may be)."""
-    shapes = [var.aval.shape for var in equation.outvars]
-    if not all(_is_known(size) for shape in shapes for size in shape):
+def _is_static(equation: Any) -> bool:
+    """Whether the shapes that an equation gives do not depend on the batch."""
+    return all(_is_known(size) for var in equation.outvars for size in getattr(var.aval, "shape", ()))
+
+
+def _folds(equation: Any, given: Sequence[Any]) -> bool:
+    """Whether an equation is computed here: of constants alone, unless what it gives is larger than they are."""
+    if not all(isinstance(value, _Constant) for value in given) or not _is_static(equation):
         return False
-    return not given or sum(map(math.prod, shapes)) <= sum(value.array.size for value in given)
+    larger = sum(math.prod(var.aval.shape) for var in equation.outvars) > sum(value.array.size for value in given)
+    return equation.primitive.name not in _KNOWN or not larger
 
 
 def _computed(equation: Any, given: Sequence[_Constant]) -> list[_Constant]:
@@ -283,6 +291,11 @@ def _permuted(graph: _Graph, value: Any, order: Sequence[int]) -> Any:
     if isinstance(value, _Constant):
         return _Constant(value.array.transpose(order), value.name)
     return _Tensor(graph.op("Transpose", value.name, perm=list(order)), tuple(value.shape[axis] for axis in order))
+
+
+def _whole(graph: _Graph, value: Any, shape: tuple) -> Any:
+    """A value with all of its shape, which a constant has."""
+    return value if isinstance(value, _Constant) else _Tensor(graph.full(value, shape), tuple(shape))
 
 
 # One function for each of the other primitives: (graph, equation, its values) -> what it gives.
@@ -338,7 +351,7 @@ def _slice(graph, equation, given):
     bounds = [[each[axis] for axis in axes] for each in (params["start_indices"], params["limit_indices"], strides)]
     if not all(_is_known(size) for each in bounds for size in each):
         raise ValueError("the network cuts its batch in pieces, which the export to ONNX does not know")
-    held = _Tensor(graph.full(given[0], shape), shape)
+    held = graph.tensor(_whole(graph, given[0], shape))
     return [_cut(graph, held, axes, *bounds)._replace(shape=equation.outvars[0].aval.shape)]
 
 
@@ -366,13 +379,13 @@ def _conv(graph, equation, given):
     low, high = zip(*params["padding"])
     if min(*low, *high) < 0:
         raise ValueError("the network has a convolution with padding below 0, which the export to ONNX does not know")
-    spec, (data_var, kernel_var) = params["dimension_numbers"], equation.invars
-    data = _permuted(graph, _Tensor(graph.full(data, data_var.aval.shape), data_var.aval.shape), spec.lhs_spec)
-    kernel = graph.tensor(_permuted(graph, kernel, spec.rhs_spec))
+    spec, (data_shape, kernel_shape) = params["dimension_numbers"], (var.aval.shape for var in equation.invars)
+    data = _permuted(graph, _whole(graph, data, data_shape), spec.lhs_spec)
+    kernel = _permuted(graph, _whole(graph, kernel, kernel_shape), spec.rhs_spec)
     made = graph.op(
         "Conv",
-        data.name,
-        kernel.name,
+        graph.tensor(data).name,
+        graph.tensor(kernel).name,
         pads=[*low, *high],
         strides=list(params["window_strides"]),
         dilations=list(params["rhs_dilation"]),
@@ -389,9 +402,7 @@ def _dot_general(graph, equation, given):
     for side, (value, var) in enumerate(zip(given, equation.invars)):
         sizes, mine, shared = var.aval.shape, list(contract[side]), list(batch[side])
         free = [axis for axis in range(len(sizes)) if axis not in mine + shared]
-        if isinstance(value, _Tensor):
-            value = _Tensor(graph.full(value, sizes), sizes)
-        value = _permuted(graph, value, shared + (mine + free if side else free + mine))
+        value = _permuted(graph, _whole(graph, value, sizes), shared + (mine + free if side else free + mine))
         inner, outer = math.prod(sizes[axis] for axis in mine), [sizes[axis] for axis in free]
         sides.append((value, [sizes[axis] for axis in shared], inner, outer))
     (left, shared, inner, rows), (right, _, _, columns) = sides
@@ -431,7 +442,9 @@ def _iota(graph, equation, given):
     shape, axis = equation.params["shape"], equation.params["dimension"]
     if not _is_known(shape[axis]):
         raise ValueError("the network counts the examples of its batch (iota), which the export to ONNX does not know")
-    counted = np.arange(shape[axis], dtype=equation.params["dtype"]).reshape([-1 if at == axis else 1 for at in range(len(shape))])
+    counted = np.arange(shape[axis], dtype=equation.params["dtype"]).reshape(
+        [-1 if at == axis else 1 for at in range(len(shape))]
+    )
     return [graph.tensor(_Constant(counted, "constant"))]
 
 
@@ -439,6 +452,21 @@ def _select_n(graph, equation, given):
     if len(given) != 3 or equation.invars[0].aval.dtype != np.bool_:
         raise ValueError("the network chooses among more than two values (select_n), which the export to ONNX does not know")
     return [graph.elementwise("Where", given[0], given[2], given[1])]
+
+
+def _logical(kind):
+    def translate(graph, equation, given):
+        if equation.outvars[0].aval.dtype != np.bool_:
+            raise ValueError(f"the network has {equation.primitive.name} of the bits of numbers, which the export does not know")
+        return [graph.elementwise(kind, *given)]
+
+    return translate
+
+
+def _round(graph, equation, given):
+    if equation.params["rounding_method"] != jax.lax.RoundingMethod.TO_NEAREST_EVEN:
+        raise ValueError("the network rounds halves away from 0, which the export to ONNX does not know; jnp.round does not")
+    return [graph.elementwise("Round", given[0])]
 
 
 def _number(equation, value):
@@ -450,6 +478,7 @@ def _cast(graph, equation, given):
 
 
 _TRANSLATE: dict[str, Callable] = {
+    "and": _logical("And"),
     "broadcast_in_dim": _broadcast_in_dim,
     "clamp": lambda g, e, v: [g.elementwise("Min", g.elementwise("Max", v[1], v[0]), v[2])],
     "concatenate": _concatenate,
@@ -461,8 +490,11 @@ _TRANSLATE: dict[str, Callable] = {
     "integer_pow": lambda g, e, v: [g.elementwise("Pow", v[0], _number(e, e.params["y"]))],
     "iota": _iota,
     "ne": lambda g, e, v: [g.elementwise("Not", g.elementwise("Equal", *v))],
+    "not": _logical("Not"),
+    "or": _logical("Or"),
     "pad": _pad,
     "reshape": _reshape,
+    "round": _round,
     "rsqrt": lambda g, e, v: [g.elementwise("Reciprocal", g.elementwise("Sqrt", v[0]))],
     "select_n": _select_n,
     "slice": _slice,
@@ -471,3 +503,4 @@ _TRANSLATE: dict[str, Callable] = {
     "squeeze": _reshape,
     "transpose": _transpose,
 }
+_KNOWN = _TRANSLATE.keys() | _SAME.keys() | _REDUCE.keys() | _UNCHANGED

@@ -1,7 +1,6 @@
 """A trained network as an ONNX file, with all that another program needs to sample from it: see `save` and docs/export.md."""
 
 import os
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -58,7 +57,10 @@ def check(content: bytes, model: Model, params: Any) -> Checked:
     Raises ArithmeticError where they differ by more than rounding.
     """
     ort = require("onnxruntime", "export")
-    session = ort.InferenceSession(content, providers=["CPUExecutionProvider"])
+    try:
+        session = ort.InferenceSession(content, providers=["CPUExecutionProvider"])
+    except Exception as error:  # of many kinds, all onnxruntime's own
+        raise ValueError(f"onnxruntime cannot run the network: {str(error).splitlines()[0]}") from error
     function = jax.jit(_function(model))
     rng, last, found = np.random.default_rng(0), model.schedule.num_steps - 1, Checked(0.0, 0.0, 0.0)
     wide = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), params)

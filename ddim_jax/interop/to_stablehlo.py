@@ -68,7 +68,9 @@ def check(network: bytes, sampler: bytes, model: Model) -> Checked:
         got = export.deserialize(bytearray(content)).call(*given, *told.values())
         found.append(float(jnp.max(jnp.abs(got - expected))))
         if not found[-1] <= _TOLERANCE * max(1, float(jnp.max(jnp.abs(expected)))):
-            raise ArithmeticError(f"what was exported differs from JAX by {found[-1]:.1e} when it is read back: it is not written")
+            raise ArithmeticError(
+                f"what was exported differs from JAX by {found[-1]:.1e} when it is read back: it is not written"
+            )
     return Checked(*found)
 
 
