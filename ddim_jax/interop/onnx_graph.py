@@ -276,7 +276,8 @@ def _computed(equation: Any, given: Sequence[_Constant]) -> list[_Constant]:
     arrays = [value.array if moved else _as_used(value.array) for value in given]
     made = equation.primitive.bind(*arrays, **equation.params)
     made = made if equation.primitive.multiple_results else [made]
-    return [_Constant(np.asarray(array), name) for array in made]
+    keys = [jax.dtypes.issubdtype(array.dtype, jax.dtypes.extended) for array in made]  # random keys, no arrays of NumPy
+    return [_Constant(array if is_key else np.asarray(array), name) for array, is_key in zip(made, keys)]
 
 
 def _as_used(array: np.ndarray) -> np.ndarray:
@@ -316,7 +317,7 @@ def _broadcast_in_dim(graph, equation, given):
 
 def _reshape(graph, equation, given):
     shape = equation.outvars[0].aval.shape
-    if equation.params.get("dimensions") is not None:
+    if equation.primitive.name == "reshape" and equation.params["dimensions"] is not None:
         raise ValueError("the network reshapes in another order of axes, which the export to ONNX does not know")
     return [_Tensor(graph.reshape(graph.full(given[0], equation.invars[0].aval.shape), shape), shape)]
 
@@ -422,9 +423,17 @@ def _in_shape(graph, value, shape):
 
 
 def _gather(graph, equation, given):
-    """Rows of a table by their number, as `table[index]` and `jnp.take` write them."""
+    """Rows of a table by their number, as `table[index]` and `jnp.take` write them, and one part at a known place."""
     numbers, sizes = equation.params["dimension_numbers"], equation.params["slice_sizes"]
     table, index = (var.aval.shape for var in equation.invars)
+    if isinstance(given[1], _Constant) and len(index) == 1:
+        begins = dict(zip(numbers.start_index_map, given[1].array.tolist()))
+        axes = [axis for axis in begins if sizes[axis] != table[axis]]
+        ends = [begins[axis] + sizes[axis] for axis in axes]
+        if all(_is_known(table[axis]) and 0 <= begins[axis] and end <= table[axis] for axis, end in zip(axes, ends)):
+            held = graph.tensor(_whole(graph, given[0], table))
+            part = _cut(graph, held, axes, [begins[axis] for axis in axes], ends, [1] * len(axes)) if axes else held
+            return [_in_shape(graph, part, equation.outvars[0].aval.shape)]
     axis = numbers.start_index_map[0] if numbers.start_index_map else 0
     count = len(index) - 1
     behind = (*range(axis), *range(axis + count, count + len(table) - 1))
@@ -485,6 +494,7 @@ _TRANSLATE: dict[str, Callable] = {
     "conv_general_dilated": _conv,
     "convert_element_type": _cast,
     "dot_general": _dot_general,
+    "erfc": lambda g, e, v: [g.elementwise("Sub", _number(e, 1), g.elementwise("Erf", v[0]))],
     "expand_dims": _reshape,
     "gather": _gather,
     "integer_pow": lambda g, e, v: [g.elementwise("Pow", v[0], _number(e, e.params["y"]))],

@@ -55,7 +55,9 @@ class Folder:
                 clipped = np.clip(x0, -1, 1)
                 x0, eps = clipped, eps + signal * (x0 - clipped) / sigma
             x0s, epss = [x0, *x0s], [eps, *epss]
-            x = sum(np.float32(w) * past for w, past in zip((*table["x0"][i], *table["eps"][i]), (*pad(x0s, table["x0"][i]), *epss)))
+            x = sum(
+                np.float32(w) * past for w, past in zip((*table["x0"][i], *table["eps"][i]), (*pad(x0s, table["x0"][i]), *epss))
+            )
             if noise is not None:
                 x = x + np.float32(table["noise"][i]) * noise(i)
         return x
@@ -146,7 +148,14 @@ OPTIONS = {
     "patches": {"patch_size": 2, "attention_sides": ()},
     "classes": {"num_classes": 4},
     "skip of the input": {"input_skip": True},
-    "all": {"num_classes": 3, "input_skip": True, "patch_size": 2, "image_size": (16, 8), "attention_sides": (8, 4), "dropout": 0.1},
+    "all": {
+        "num_classes": 3,
+        "input_skip": True,
+        "patch_size": 2,
+        "image_size": (16, 8),
+        "attention_sides": (8, 4),
+        "dropout": 0.1,
+    },
     "v, clipped": {"diffusion": {"prediction": "v"}, "sampling": {"clip": True}},
     "x0": {"diffusion": {"prediction": "x0"}},
     "pure noise": {"diffusion": {"prediction": "v", "zero_terminal_snr": True}},
