@@ -6,8 +6,6 @@ import sys
 
 import pytest
 
-pytest.importorskip("onnxruntime", reason="needs the extra export")
-
 from ddim_jax import weights
 from tests.exporting.networks import random_weights
 

@@ -3,10 +3,8 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import onnxruntime as ort
 import pytest
-
-ort = pytest.importorskip("onnxruntime", reason="needs the extra export")
-pytest.importorskip("onnx", reason="needs the extra export")
 
 from ddim_jax.interop import onnx_graph
 

@@ -5,10 +5,9 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import onnx
+import onnxruntime as ort
 import pytest
-
-ort = pytest.importorskip("onnxruntime", reason="needs the extra export")
-onnx = pytest.importorskip("onnx", reason="needs the extra export")
 
 from configs import cifar10
 from ddim_jax import interop, weights

@@ -7,9 +7,6 @@ import sys
 import jax
 import numpy as np
 import pytest
-
-pytest.importorskip("flatbuffers", reason="needs the extra export")
-
 from jax import export
 
 from ddim_jax import diffusion
