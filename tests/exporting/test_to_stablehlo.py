@@ -1,6 +1,8 @@
 """StableHLO: what is exported runs where this package cannot be imported, and draws what the model draws."""
 
 import json
+import pathlib
+import re
 import subprocess
 import sys
 
@@ -14,8 +16,9 @@ from ddim_jax.diffusion import sampling, solvers
 from ddim_jax.interop import to_stablehlo
 from tests.exporting.networks import model_of, random_weights
 
-ALONE = """
-import importlib.abc, json, pathlib, sys
+ROOT = pathlib.Path(__file__).parents[2]
+WITHOUT = """
+import importlib.abc, sys
 
 class Without(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
@@ -23,6 +26,9 @@ class Without(importlib.abc.MetaPathFinder):
             raise ModuleNotFoundError(f"{name} is not here")
 
 sys.meta_path.insert(0, Without())
+"""
+ALONE = """
+import json, pathlib
 import numpy as np
 from jax import export
 
@@ -54,15 +60,21 @@ def folder(model, tmp_path_factory):
     return path
 
 
+def alone(code, cwd, *arguments):
+    """What a process prints that can import neither this package nor Flax."""
+    command = [sys.executable, "-c", WITHOUT + code, *map(str, arguments)]
+    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
 def test_it_runs_where_this_package_is_not(model, folder, tmp_path):
     generator = model.generator()
     x, keys = generator.latents(3, np.arange(5))  # neither a batch nor a number of steps that was traced or checked
     given = {"x": np.asarray(x), "step": np.array([0, 1, 500, 998, 999], np.int32), "label": np.array([0, 1, 2, 3, 4], np.int32)}
     np.savez(tmp_path / "given.npz", **given)
-    command = [sys.executable, "-c", ALONE, str(folder), str(tmp_path / "given.npz"), str(tmp_path / "made.npz")]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.strip() == "('cpu', 'cuda', 'tpu') ('cpu', 'cuda', 'tpu')"
+    out = alone(ALONE, tmp_path, folder, tmp_path / "given.npz", tmp_path / "made.npz")
+    assert out == "('cpu', 'cuda', 'tpu') ('cpu', 'cuda', 'tpu')"
     made = np.load(tmp_path / "made.npz")
     told = {"label": given["label"]}
     expected = model.network.apply(model.params, x, given["step"], told, None)
@@ -70,6 +82,16 @@ def test_it_runs_where_this_package_is_not(model, folder, tmp_path):
     for solver, arguments in (("ddim", {"eta": 0.5}), ("plms", {}), ("unipc", {})):
         ours = generator.sample(model.params, model.table(10, solver=solver, **arguments), x, keys, told)
         np.testing.assert_allclose(made[solver], ours, rtol=0, atol=1e-4, err_msg=solver)
+
+
+def test_the_example_of_the_page(model, folder, tmp_path):
+    """docs/export.md, as it is written there, beside the model."""
+    (block,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "export.md").read_text(), re.MULTILINE | re.DOTALL)
+    (tmp_path / "exported").symlink_to(folder)
+    alone(block + "\nnp.save('images.npy', images)\n", tmp_path)
+    latents = np.random.default_rng(0).standard_normal((4, *model.shape), np.float32)
+    expected = model.decode(latents, steps=20, eta=0.0, label=np.arange(4))
+    np.testing.assert_allclose(np.load(tmp_path / "images.npy"), expected, rtol=0, atol=1e-4)
 
 
 def test_the_same_examples_as_the_model_draws(model, folder):
