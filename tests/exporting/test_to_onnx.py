@@ -161,13 +161,17 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+QUICK = ("all", "v, clipped")
+NAMES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in OPTIONS]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_every_option_of_the_unet(name, tmp_path):
     found = random_weights(**OPTIONS[name])
     model = model_of(found)
-    to_onnx.save(tmp_path / "out", model, found.config.diffusion.prediction, name)
+    checked = to_onnx.save(tmp_path / "out", model, found.config.diffusion.prediction, name)
+    assert checked.error < 5e-5 and checked.largest > 0.5  # not a network at its zero initialisation
     folder = Folder(tmp_path / "out")
-    beside_jax(folder, model, atol=5e-5)
     # And the folder alone tells how to sample with it.
     generator = model.generator()
     label = np.zeros(2, np.int32) if model.num_classes else None
@@ -241,7 +245,7 @@ def refused(model, path, error, message, dtype="float32"):
 
 def test_what_cannot_be_exported(tmp_path, monkeypatch):
     model = model_of(random_weights())
-    discrete = model_of(random_weights(channels=1, diffusion={"categories": 4}))
+    discrete = model_of(random_weights(channels=1, diffusion={"categories": 4, "prediction": "x0"}))
     refused(discrete, tmp_path / "out", ValueError, "of discrete values")
     told = model_of(random_weights(degrade="grey"))
     refused(told, tmp_path / "out", ValueError, "is told image")
