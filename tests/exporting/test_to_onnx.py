@@ -170,7 +170,7 @@ def test_every_option_of_the_unet(name, tmp_path):
     found = random_weights(**OPTIONS[name])
     model = model_of(found)
     checked = to_onnx.save(tmp_path / "out", model, found.config.diffusion.prediction, name)
-    assert checked.error < 5e-5 and checked.largest > 0.5  # not a network at its zero initialisation
+    assert checked.error < 5e-5 and checked.largest > 0.1  # not a network at its zero initialisation
     folder = Folder(tmp_path / "out")
     # And the folder alone tells how to sample with it.
     generator = model.generator()
