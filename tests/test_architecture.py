@@ -28,7 +28,7 @@ ALLOWED = {
     "configuration": {"common", "fields", "data", "diffusion", "evaluation", "models", "training", "inference"},
     "weights": {"common", "configuration", "training"},
     "runs": {"common", "configuration", "data", "training", "weights"},
-    "interop": {"common", "configuration", "inference", "weights"},
+    "interop": {"common", "configuration", "diffusion", "inference", "weights"},
     "__init__": {"diffusion", "interop", "training"},  # names, imported when they are asked for
 }
 

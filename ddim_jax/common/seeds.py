@@ -16,4 +16,9 @@ def check_seed(seed: int) -> int:
 
 def stream(seed: int, name: str) -> jax.Array:
     """The random key of a seed for one purpose, named. Training's own keys are those of the bare seed."""
-    return jax.random.fold_in(jax.random.key(check_seed(seed)), zlib.crc32(name.encode()))
+    return named(jax.random.key(check_seed(seed)), name)
+
+
+def named(key: jax.Array, name: str) -> jax.Array:
+    """The random key for one purpose, of a key made of a seed, as `stream` gives it; compiled code may have the seed."""
+    return jax.random.fold_in(key, zlib.crc32(name.encode()))

@@ -14,6 +14,13 @@ from ddim_jax.inference.adjusting import Build, plain
 from ddim_jax.inference.processes import Process, gaussian
 from ddim_jax.models.network import Condition, Network
 
+STREAM = "sampling"  # of a seed's random keys, those that examples are drawn with
+
+
+def example_keys(key: jax.Array, index: np.ndarray | jax.Array) -> jax.Array:
+    """Of each example numbered `index` [B] two keys [B, 2], the latent's and the noise's, from the key of STREAM."""
+    return jax.vmap(jax.random.split)(jax.vmap(jax.random.fold_in, (None, 0))(key, index))
+
 
 def _nothing(step: Any) -> None:
     """A record of nothing."""
@@ -66,8 +73,7 @@ class Generator:
 
         Raises ValueError for a seed that is not a whole number from 0 to 2**31 - 1.
         """
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(stream(seed, "sampling"), index)
-        keys = jax.vmap(jax.random.split)(keys)
+        keys = example_keys(stream(seed, STREAM), index)
         return self.process.noise(keys[:, 0], self.shape), keys[:, 1]
 
     def sample(

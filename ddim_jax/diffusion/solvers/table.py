@@ -10,6 +10,7 @@ a schedule that is an argument of compiled code, there), and `sampling.sample` r
 from typing import Any, NamedTuple
 
 import numpy as np
+from jax import export
 
 from ddim_jax.diffusion.schedule import Array, Schedule, library, values
 
@@ -22,6 +23,9 @@ class StepTable(NamedTuple):
     x0: Array  # [S, K] float64: weights of the predicted x_0, newest first
     eps: Array  # [S, K'] float64: weights of the predicted eps, newest first
     noise: Array  # [S] float64: weight of fresh standard normal noise
+
+
+export.register_namedtuple_serialization(StepTable, serialized_name="ddim_jax.StepTable")  # for `jax.export` of any sampler
 
 
 def half_log_snr(schedule: Schedule, t: np.ndarray) -> Any:

@@ -1,0 +1,4 @@
+import pytest
+
+for package in ("flatbuffers", "onnx", "onnxruntime"):
+    pytest.importorskip(package, reason="needs the extra export")
