@@ -1,7 +1,8 @@
 // Answers questions about the page's sampler.js, which come as JSON on standard input: {name: [function, arguments]}.
 import { readFileSync } from "node:fs";
 
-const sampler = await import(process.argv[2]);
+// As text: beside it there is no package.json to tell Node that a .js file is a module.
+const sampler = await import(`data:text/javascript,${encodeURIComponent(readFileSync(process.argv[2], "utf8"))}`);
 
 /** The toy network of test_sampler.py: nearly the eps of Gaussian data of variance 1/4. */
 const network = (alphaBar, label) => async (x, step) => {
