@@ -179,6 +179,7 @@ function show() {
     field.hidden = !part.fields.includes(name) || (conditional && !app.model.num_classes) || (name === "eta" && state.solver !== "ddim");
   }
   settings.elements.guidance.disabled = app.label === app.model.null_label;
+  get("draw-again").hidden = Boolean(part.encodes); // that part has a button of its own
   outputs();
 }
 
@@ -261,6 +262,7 @@ async function copy() {
 function read() {
   const classes = [...Array.from({ length: app.model.num_classes ?? 0 }, (_, n) => String(n)), ""];
   const solvers = [...new Set(app.tables.map((each) => each.solver))].filter((name) => name !== "encode");
+  DEFAULTS.label = classes[Math.floor((classes.length - 1) / 2)]; // one in the middle
   app.state = parse(location.hash, { parts: Object.keys(parts), solvers, classes });
   show();
   for (const part of Object.values(parts)) part.read?.(app);

@@ -14,6 +14,9 @@ export function paint(canvas, data, [height, width, channels], range = 1) {
   canvas.getContext("2d").putImageData(image, 0, 0);
 }
 
+/** How far the values of x_t reach: noise to about 2.5, a picture to 1. */
+export const reach = (model, t) => 1 + 1.5 * Math.sqrt(1 - model.alpha_bar[t]);
+
 /** A picture as an element that says what it shows. */
 export function element(data, shape, label, range = 1) {
   const canvas = document.createElement("canvas");

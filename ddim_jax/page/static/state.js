@@ -8,7 +8,7 @@ export const DEFAULTS = {
   steps: null, // null: the part's own
   eta: 0,
   seed: 0,
-  label: "0", // a class, or "" where the network is not told
+  label: "", // a class, or "" where the network is not told
   guidance: 1,
   across: 0.5, // the place in the square
   down: 0.5,

@@ -1,6 +1,6 @@
 // From noise to a picture: x_t and the predicted x_0 on the way.
 
-import { element, paint } from "../pictures.js";
+import { element, paint, reach } from "../pictures.js";
 
 const FILM = 12;
 const get = (id) => document.getElementById(id);
@@ -41,18 +41,13 @@ export default {
   },
 };
 
-/** How far values of x_t reach: noise as far as 2.5, a picture as far as 1. */
-function range(app, t) {
-  return 1 + 1.5 * Math.sqrt(1 - app.model.alpha_bar[t]);
-}
-
 function look(app, at) {
   const { xs, x0s, table } = shown;
   const t = at === 0 ? table.t[0] : table.s[at - 1];
   get("draw-at").value = at;
   get("draw-at-says").textContent = `${at} of ${table.t.length}`;
   get("draw-x-says").innerHTML = `x<sub>t</sub> at t = ${t}`;
-  if (xs[at]) paint(get("draw-x"), xs[at], app.model.shape, range(app, t));
+  if (xs[at]) paint(get("draw-x"), xs[at], app.model.shape, reach(app.model, t));
   const x0 = x0s[Math.max(0, at - 1)];
   if (x0) paint(get("draw-x0"), x0, app.model.shape);
   else get("draw-x0").width = app.model.shape[1];
@@ -67,7 +62,7 @@ function film(app) {
     ...rows.map((row) => {
       const column = document.createElement("div");
       column.append(
-        element(xs[row + 1], app.model.shape, `x ${label(row)}`, range(app, table.s[row])),
+        element(xs[row + 1], app.model.shape, `x ${label(row)}`, reach(app.model, table.s[row])),
         element(x0s[row], app.model.shape, `predicted picture ${label(row)}`),
       );
       return column;

@@ -15,9 +15,9 @@ let encoded = null; // {key, latents, back}
 let line = null;
 
 export default {
-  fields: ["steps", "label", "seed"],
+  fields: ["steps", "seed"],
   steps: 20,
-  still: true,
+  encodes: true,
   results: {},
 
   mount(app) {
@@ -87,11 +87,11 @@ export default {
     return app.work("Encoding and drawing again…", total, async (sample) => {
       const x0 = new Float32Array(count * app.size);
       places.forEach((place, n) => x0.set(pictures[place], n * app.size));
-      const told = { guidance: 1 };
-      const up = await sample(app.table("encode", app.steps), { x: x0 }, told);
+      const untold = { label: app.model.null_label };
+      const up = await sample(app.table("encode", app.steps), { x: x0 }, untold);
       encoded = { places, x0, latents: places.map((_, n) => nth(up, n, app.size)), back: null };
       found(app);
-      const back = await sample(app.table("ddim", app.steps), { x: up }, told);
+      const back = await sample(app.table("ddim", app.steps), { x: up }, untold);
       encoded.back = back;
       found(app);
       this.results = { x0, latents: up, back };
@@ -100,7 +100,7 @@ export default {
       const latents = Array.from({ length: LINE }, (_, n) => slerp(encoded.latents[0], encoded.latents[1], n / (LINE - 1)));
       const x = new Float32Array(LINE * app.size);
       latents.forEach((latent, n) => x.set(latent, n * app.size));
-      line = await sample(app.table("ddim", app.steps), { x }, told);
+      line = await sample(app.table("ddim", app.steps), { x }, untold);
       this.results.line = line;
       lines(app);
     });
@@ -159,7 +159,7 @@ function drawing(app, place, changed) {
 async function take(app, place) {
   const { x } = app.latents([PLACES.indexOf(place)]);
   const done = await app.work("Drawing one…", app.steps, async (sample) => {
-    put(app, place, await sample(app.table("ddim", app.steps), { x }, { guidance: 1 }));
+    put(app, place, await sample(app.table("ddim", app.steps), { x }, { label: app.model.null_label }));
   });
   if (!done) return;
   encoded = line = null;
@@ -170,7 +170,7 @@ async function take(app, place) {
 
 async function between(app, sample) {
   const x = slerp(...encoded.latents, app.state.weight);
-  const end = await sample(app.table("ddim", app.steps), { x }, { guidance: 1 });
+  const end = await sample(app.table("ddim", app.steps), { x }, { label: app.model.null_label });
   paint(get("own-x"), end, app.model.shape);
   return end;
 }

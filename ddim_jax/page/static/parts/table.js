@@ -1,6 +1,6 @@
 // A sampler is a table: its rows, with weights that can be changed, and what that does.
 
-import { element, paint } from "../pictures.js";
+import { element, paint, reach } from "../pictures.js";
 
 const COLUMNS = ["x0", "eps", "noise"];
 const get = (id) => document.getElementById(id);
@@ -44,8 +44,8 @@ export default {
     const changed = edited(table, edits);
     const start = app.latents([0]);
     rows(app, changed, edits);
-    const { part, first, second, edits: _, ...rest } = app.state;
-    const key = JSON.stringify([rest, app.steps]);
+    const { solver, eta, seed, label, guidance } = app.state;
+    const key = JSON.stringify([solver, app.steps, eta, seed, label, guidance]);
     const S = table.t.length;
     return app.work("Drawing…", before.key === key ? S : 2 * S, async (sample) => {
       const onRow = ({ row, x, x0 }) => thumbs(app, row, x, x0);
@@ -147,6 +147,6 @@ function rows(app, table, edits) {
 
 function thumbs(app, row, x, x0) {
   const pictures = get("table-rows").tBodies[0].rows[row].querySelectorAll("canvas");
-  paint(pictures[0], x, app.model.shape, 1.5);
+  paint(pictures[0], x, app.model.shape, reach(app.model, app.chosen().s[row]));
   paint(pictures[1], x0, app.model.shape);
 }
