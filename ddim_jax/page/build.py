@@ -21,7 +21,8 @@ def build(exported: str | os.PathLike, folder: str | os.PathLike, package: str |
     folder:   what to write, new or empty.
     package:  npm's tarball of onnxruntime-web or the folder it unpacks to; None fetches it (see `runtime.files`).
 
-    Raises ValueError, before anything is written, for what no page can be made of; FileExistsError where `folder` holds something.
+    Raises ValueError, before anything is written, for what no page can be made of, and FileExistsError where `folder` holds
+    something.
     """
     exported = pathlib.Path(exported)
     check_new(pathlib.Path(folder))

@@ -1,7 +1,7 @@
 """The page in a real browser: it draws, encodes and walks, its numbers are ours, and it asks for nothing but its own files.
 
-The browser is Chromium of the system (Debian: `apt-get install chromium`), driven by the Python package playwright; onnxruntime-web
-comes from npm's registry or from the user's cache. What is missing skips. `-s` shows what was measured.
+The browser is Chromium of the system (Debian: `apt-get install chromium`), driven by the Python package playwright;
+onnxruntime-web comes from npm's registry or from the user's cache. What is missing skips. `-s` shows what was measured.
 """
 
 import os
@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import ddim_jax
 from ddim_jax import page, weights
@@ -160,11 +161,13 @@ def draw_a_seven(tab):
 def test_encodes_a_drawing_and_a_file(tab, address, model, tmp_path):
     visit(tab, address, "own", steps=10, seed=3)
     draw_a_seven(tab)
-    tab.set_input_files('.own[data-place="second"] input[type=file]', {"name": "notes.png", "mimeType": "image/png", "buffer": b"none"})
+    tab.set_input_files(
+        '.own[data-place="second"] input[type=file]', {"name": "notes.png", "mimeType": "image/png", "buffer": b"none"}
+    )
     tab.wait_for_function("() => document.getElementById('status').textContent.includes('no picture that this browser can read')")
-    from PIL import Image
-
-    Image.fromarray((127.5 * (model.sample(1, steps=4, label=2)[0, ..., 0] + 1)).clip(0, 255).astype("uint8")).save(tmp_path / "two.png")
+    Image.fromarray((127.5 * (model.sample(1, steps=4, label=2)[0, ..., 0] + 1)).clip(0, 255).astype("uint8")).save(
+        tmp_path / "two.png"
+    )
     tab.set_input_files('.own[data-place="second"] input[type=file]', tmp_path / "two.png")
     tab.wait_for_function("() => document.getElementById('status').textContent.includes('The picture is there')")
     tab.click("#own-encode")
@@ -172,9 +175,9 @@ def test_encodes_a_drawing_and_a_file(tab, address, model, tmp_path):
     x0 = result(tab, "own", "x0")
     assert x0.min() == -1 and x0[0].max() > 0.5
     assert np.abs(x0[1] - np.asarray(Image.open(tmp_path / "two.png"))[..., None] / 127.5 + 1).max() < 0.01  # the file as it is
-    latents = model.encode(x0.astype(np.float32), steps=10)
-    assert difference(result(tab, "own", "latents"), latents) < WITHIN
-    assert difference(result(tab, "own", "back"), model.decode(latents, steps=10)) < WITHIN
+    latents = result(tab, "own", "latents").astype(np.float32)
+    assert difference(latents, model.encode(x0.astype(np.float32), steps=10)) < WITHIN
+    assert difference(result(tab, "own", "back"), model.decode(latents, steps=10)) < WITHIN  # of the same latents
     assert difference(result(tab, "own", "line"), model.interpolate(7, latents=latents, steps=10)) < WITHIN
 
 
@@ -220,17 +223,37 @@ def test_stops_and_saves(tab, address):
     assert tab.is_disabled("#stop")
 
 
+NAMELESS = """() => [...document.querySelectorAll("button, select, input, canvas, nav, progress")]
+    .filter((each) => !(each.labels?.length || each.ariaLabel || each.textContent.trim() || each.hidden))
+    .map((each) => each.outerHTML)"""
+
+
 def test_is_of_use_without_a_mouse_and_without_eyes(tab, address):
     """All that can be used has a name, and can be reached by keyboard."""
     visit(tab, address, "draw", steps=4)
-    nameless = tab.evaluate("""() => [...document.querySelectorAll("button, select, input, canvas, nav, progress")].filter((each) =>
-        !(each.labels?.length || each.ariaLabel || each.textContent.trim() || each.hidden)).map((each) => each.outerHTML)""")
+    nameless = tab.evaluate(NAMELESS)
     assert nameless == []
     reached = []
     for _ in range(25):
         tab.keyboard.press("Tab")
-        reached.append(tab.evaluate("() => document.activeElement.name || document.activeElement.id || document.activeElement.hash || ''"))
-    order = ["#main", "#draw", "#table", "solver", "steps", "eta", "label", "guidance", "seed", "draw-at", "draw-again", "save", "link"]
+        reached.append(
+            tab.evaluate("() => document.activeElement.name || document.activeElement.id || document.activeElement.hash || ''")
+        )
+    order = [
+        "#main",
+        "#draw",
+        "#table",
+        "solver",
+        "steps",
+        "eta",
+        "label",
+        "guidance",
+        "seed",
+        "draw-at",
+        "draw-again",
+        "save",
+        "link",
+    ]
     assert [each for each in reached if each in order][: len(order)] == order
 
 

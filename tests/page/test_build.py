@@ -58,7 +58,9 @@ def test_a_page_is_all_that_it_asks_for(tmp_path, package):
     assert {"index.html", "onnxruntime/LICENSE.txt"} < own
 
 
-@pytest.mark.parametrize("path", [path for path in STATIC.rglob("*") if path.suffix in (".html", ".css", ".js")], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "path", [path for path in STATIC.rglob("*") if path.suffix in (".html", ".css", ".js")], ids=lambda p: p.name
+)
 def test_no_other_host_is_named(path):
     """But for the name of SVG's language, in the icon, which nobody fetches."""
     assert not re.findall(r"(?:https?:)?//(?!www\.w3\.org/2000/svg)[\w-]+\.\w+", path.read_text())

@@ -63,9 +63,15 @@ export const app = {
 
   latents: (indices, seed = app.state.seed) => latents(seed, indices, app.size),
 
-  /** The class of the settings, or that which stands for "not told". */
+  /** The class of the settings as text, "" where the network is not told one. */
+  get chosenClass() {
+    const own = parts[app.state.part].untold ? "" : String(Math.floor(app.model.num_classes / 2)); // one in the middle
+    return app.state.label ?? own;
+  },
+
+  /** The class as the network is told it; one stands for "not told". */
   get label() {
-    return app.state.label === "" || !app.model.num_classes ? app.model.null_label : Number(app.state.label);
+    return app.chosenClass === "" || !app.model.num_classes ? app.model.null_label : Number(app.chosenClass);
   },
 
   /**
@@ -171,7 +177,7 @@ function show() {
   options("solver", solvers.map((name) => [name, NAMES[name] ?? name]), state.solver);
   options("steps", stepsOf(part, state.solver).map((steps) => [steps, steps]), app.steps);
   const classes = Array.from({ length: app.model.num_classes ?? 0 }, (_, n) => [String(n), String(n)]);
-  options("label", app.model.null_label === null ? classes : [...classes, ["", "not told"]], state.label);
+  options("label", app.model.null_label === null ? classes : [...classes, ["", "not told"]], app.chosenClass);
   for (const name of ["eta", "guidance", "seed"]) settings.elements[name].value = state[name];
   for (const field of settings.querySelectorAll("[data-field]")) {
     const name = field.dataset.field;
@@ -262,7 +268,6 @@ async function copy() {
 function read() {
   const classes = [...Array.from({ length: app.model.num_classes ?? 0 }, (_, n) => String(n)), ""];
   const solvers = [...new Set(app.tables.map((each) => each.solver))].filter((name) => name !== "encode");
-  DEFAULTS.label = classes[Math.floor((classes.length - 1) / 2)]; // one in the middle
   app.state = parse(location.hash, { parts: Object.keys(parts), solvers, classes });
   show();
   for (const part of Object.values(parts)) part.read?.(app);

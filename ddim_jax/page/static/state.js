@@ -7,8 +7,8 @@ export const DEFAULTS = {
   solver: "ddim",
   steps: null, // null: the part's own
   eta: 0,
-  seed: 0,
-  label: "", // a class, or "" where the network is not told
+  seed: 7,
+  label: null, // a class, "" where the network is not told one; null: the part's own
   guidance: 1,
   across: 0.5, // the place in the square
   down: 0.5,

@@ -44,8 +44,8 @@ export default {
     const changed = edited(table, edits);
     const start = app.latents([0]);
     rows(app, changed, edits);
-    const { solver, eta, seed, label, guidance } = app.state;
-    const key = JSON.stringify([solver, app.steps, eta, seed, label, guidance]);
+    const { solver, eta, seed, guidance } = app.state;
+    const key = JSON.stringify([solver, app.steps, eta, seed, app.label, guidance]);
     const S = table.t.length;
     return app.work("Drawing…", before.key === key ? S : 2 * S, async (sample) => {
       const onRow = ({ row, x, x0 }) => thumbs(app, row, x, x0);

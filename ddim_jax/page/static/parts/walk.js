@@ -14,6 +14,7 @@ export default {
   fields: ["solver", "steps", "label", "guidance", "seed"],
   steps: 10,
   still: true,
+  untold: true, // so that the walk leads from one class to another
   results: {},
 
   mount(app) {
@@ -78,8 +79,8 @@ export default {
 
 /** The four latents of the settings; what was drawn of others is forgotten. */
 function prepare(app) {
-  const { seed, solver, label, guidance } = app.state;
-  const now = JSON.stringify([seed, solver, label, guidance, app.steps]);
+  const { seed, solver, guidance } = app.state;
+  const now = JSON.stringify([seed, solver, app.label, guidance, app.steps]);
   if (key === now) return;
   key = now;
   const { x } = app.latents([0, 1, 2, 3]);
