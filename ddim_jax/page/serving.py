@@ -4,6 +4,7 @@ import functools
 import http.server
 import os
 import pathlib
+import sys
 from typing import Any
 
 TYPES = {  # which Python takes from the system where there are any, right or wrong
@@ -33,6 +34,12 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
         pass
 
 
+class _Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):  # a browser that left before all was sent
+            super().handle_error(request, client_address)
+
+
 def server(folder: str | os.PathLike, port: int) -> http.server.ThreadingHTTPServer:
     """A server of a page's folder at 127.0.0.1 and this port (0: any that is free), not yet running.
 
@@ -44,7 +51,7 @@ def server(folder: str | os.PathLike, port: int) -> http.server.ThreadingHTTPSer
     if not 0 <= port <= 65535:
         raise ValueError(f"the port is {port}; expected a whole number from 0 (any that is free) to 65535")
     try:
-        return http.server.ThreadingHTTPServer(("127.0.0.1", port), functools.partial(_Handler, directory=str(folder)))
+        return _Server(("127.0.0.1", port), functools.partial(_Handler, directory=str(folder)))
     except OSError as error:
         raise ValueError(f"port {port} cannot be used ({error.strerror}): give another with --port, or 0 for any") from error
 
