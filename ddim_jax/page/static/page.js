@@ -202,8 +202,8 @@ function options(name, pairs, chosen) {
 /** Beside each slider, its number. */
 function outputs() {
   for (const slider of document.querySelectorAll("input[type=range]")) {
-    const output = slider.parentElement.querySelector("output");
-    if (output && output.id === "") output.textContent = Number(slider.value).toFixed(slider.step === "0.01" ? 2 : 1);
+    const value = slider.parentElement.querySelector(".value");
+    if (value && value.id === "") value.textContent = Number(slider.value).toFixed(slider.step === "0.01" ? 2 : 1);
   }
 }
 

@@ -114,9 +114,10 @@ export default {
   },
 };
 
-/** Shows a picture on its paper, and keeps it in the link where it is short. */
+/** Shows a picture on its paper, and keeps it. */
 function put(app, place, data) {
-  pictures[place] = data;
+  keep(app, place, data);
+  data = pictures[place];
   const pen = paper(place).getContext("2d");
   pen.fillStyle = "#000";
   pen.fillRect(0, 0, paper(place).width, paper(place).height);
@@ -124,7 +125,13 @@ function put(app, place, data) {
     pen.imageSmoothingEnabled = false;
     pen.drawImage(element(data, app.model.shape, ""), 0, 0, paper(place).width, paper(place).height);
   }
-  app.set({ [place]: data ? toText(data) : "" });
+}
+
+/** Keeps a picture, and its place in the link, which holds bytes: it is rounded to them, so that the link brings back the same. */
+function keep(app, place, data) {
+  const text = data ? toText(data) : "";
+  pictures[place] = data && fromText(text, app.size);
+  app.set({ [place]: text });
 }
 
 /** Draws on a paper with a mouse, a pen or a finger. */
@@ -149,8 +156,7 @@ function drawing(app, place, changed) {
     pen.stroke();
   });
   canvas.addEventListener("pointerup", () => {
-    pictures[place] = read(canvas, app.model.shape);
-    app.set({ [place]: toText(pictures[place]) });
+    keep(app, place, read(canvas, app.model.shape));
     changed();
   });
 }

@@ -118,6 +118,6 @@ function lines(app) {
 function ring(app) {
   Object.assign(get("walk-ring").style, { left: `${100 * app.state.across}%`, top: `${100 * app.state.down}%` });
   for (const name of ["across", "down"]) {
-    get(`walk-${name}`).parentElement.querySelector("output").textContent = app.state[name].toFixed(2);
+    get(`walk-${name}`).parentElement.querySelector(".value").textContent = app.state[name].toFixed(2);
   }
 }
