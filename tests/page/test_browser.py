@@ -177,8 +177,12 @@ def test_encodes_a_drawing_and_a_file(tab, address, model, tmp_path):
     assert np.abs(x0[1] - np.asarray(Image.open(tmp_path / "two.png"))[..., None] / 127.5 + 1).max() < 0.01  # the file as it is
     latents = result(tab, "own", "latents").astype(np.float32)
     assert difference(latents, model.encode(x0.astype(np.float32), steps=10)) < WITHIN
-    assert difference(result(tab, "own", "back"), model.decode(latents, steps=10)) < WITHIN  # of the same latents
-    assert difference(result(tab, "own", "line"), model.interpolate(7, latents=latents, steps=10)) < WITHIN
+    # A drawing is not what the network has learnt, and few steps from its latents are steep: the last digit of these in float32
+    # alone moves what JAX decodes by up to 5e-5.
+    back = model.decode(latents, steps=10)
+    steep = difference(model.decode(latents * np.float32(1 + 2**-23), steps=10), back)
+    assert difference(result(tab, "own", "back"), back) < WITHIN + 4 * steep
+    assert difference(result(tab, "own", "line"), model.interpolate(7, latents=latents, steps=10)) < WITHIN + 4 * steep
 
 
 def test_a_link_brings_back_the_same_state(tab, address):
@@ -278,16 +282,24 @@ def test_a_damaged_network_is_refused_in_words(browser, address):
     tab.close()
 
 
+TIMES = """async () => {
+    const { app } = await import("/page.js");
+    const { t, s, x0, eps, noise } = app.table("ddim", 100, 0);
+    const times = [performance.now()];
+    const job = { table: { t, s, x0, eps, noise }, x: app.latents([0]).x, keys: [], labels: [app.label], weight: 1 };
+    await app.engine.run(job, () => times.push(performance.now()));
+    return times;
+}"""
+
+
 def test_measured(browser, address):
     """Prints what docs/page.md says: milliseconds a step, and the time from the address to the first digit."""
     tab = browser.new_page()
     began = time.time()
     visit(tab, address, "draw", steps=10)
     print(f"\nfrom the address to the first digit, in 10 steps: {time.time() - began:.1f} s")
-    for steps in (20, 100):
-        began = time.time()
-        tab.select_option("[name=steps]", str(steps))
-        finish(tab)
-        print(f"{steps} steps: {1000 * (time.time() - began) / steps:.0f} ms a step")
-    print(tab.inner_text("#status"), f"load of the machine {os.getloadavg()[0]:.1f}")
+    steps = np.diff(tab.evaluate(TIMES))
+    print(f"a step: {np.median(steps):.0f} ms, of 100 the fastest tenth {np.quantile(steps, 0.1):.0f} ms")
+    print(f"{tab.inner_text('#status')} The load of the machine is {os.getloadavg()[0]:.1f}")
+    assert tab.evaluate("() => document.body.dataset.device").startswith("Wasm, ")
     tab.close()
