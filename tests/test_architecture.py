@@ -24,6 +24,7 @@ ALLOWED = {
     "data": {"common"},
     "training": {"common", "data", "diffusion", "models"},
     "inference": {"common", "data", "diffusion", "models"},
+    "page": {"common"},
     "fields": {"common", "data", "diffusion", "inference", "training"},
     "configuration": {"common", "fields", "data", "diffusion", "evaluation", "models", "training", "inference"},
     "weights": {"common", "configuration", "training"},
