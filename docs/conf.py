@@ -33,7 +33,14 @@ maximum_signature_line_length = 90
 PAGES = {
     "Begin": ["getting-started", "notebooks/ddim_in_twenty_minutes", "notebooks/your_network"],
     "Tasks": ["own-images", "data", "conditions", "evaluation", "pods", "reliability", "coming-from-diffusers"],
-    "Background": ["derivation", "differences", "results/README", "results/digits/report", "results/fashion_mnist/report"],
+    "Background": [
+        "derivation",
+        "differences",
+        "results/README",
+        "results/digits/report",
+        "results/digits_solvers/report",
+        "results/fashion_mnist/report",
+    ],
     "Building blocks": [
         "api/top",
         "api/diffusion",

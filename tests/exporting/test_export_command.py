@@ -33,10 +33,12 @@ def test_it_writes_a_folder(source, tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["SRC", "DST", "--to=tflite"], "value should be one of <onnx|stablehlo>"),
+        (["SRC", "DST", "--to=tflite"], "value should be one of <onnx|stablehlo|page>"),
         (["SRC", "DST"], "Flag --to must have a value"),
         (["SRC", "--to=onnx"], "give two paths"),
-        (["SRC", "DST", "--to=stablehlo", "--dtype=float16"], "--dtype is of --to=onnx"),
+        (["SRC", "DST", "--to=stablehlo", "--dtype=float16"], "--dtype is of --to=onnx and page"),
+        (["SRC", "DST", "--to=onnx", "--serve"], "--serve, --port and --onnxruntime are of --to=page"),
+        (["SRC", "DST", "--to=page", "--onnxruntime=NOWHERE.tgz"], "give npm's tarball of onnxruntime-web"),
         (["SRC", "FULL", "--to=onnx"], "already holds something"),
         (["NOWHERE", "DST", "--to=onnx"], "there is no file or folder"),
     ],
@@ -46,7 +48,7 @@ def test_what_is_refused(arguments, message, source, tmp_path):
     (tmp_path / "full" / "mine").write_text("")
     paths = {"SRC": source, "DST": tmp_path / "out", "FULL": tmp_path / "full", "NOWHERE": tmp_path / "nowhere"}
     result = export(*(paths.get(argument, argument) for argument in arguments))
-    assert result.returncode in (1, 2) and not result.stdout
+    assert result.returncode in (1, 2) and "wrote" not in result.stdout
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert message in line and "Traceback" not in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["full"]
