@@ -32,7 +32,7 @@ maximum_signature_line_length = 90
 
 PAGES = {
     "Begin": ["getting-started", "notebooks/ddim_in_twenty_minutes", "notebooks/your_network"],
-    "Tasks": ["own-images", "data", "conditions", "evaluation", "pods", "reliability", "coming-from-diffusers"],
+    "Tasks": ["own-images", "data", "conditions", "evaluation", "pods", "reliability", "coming-from-diffusers", "export", "page"],
     "Background": [
         "derivation",
         "differences",
@@ -50,6 +50,7 @@ PAGES = {
         "api/inference",
         "api/evaluation",
         "api/interop",
+        "api/page",
     ],
 }
 

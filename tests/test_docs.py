@@ -1,6 +1,7 @@
 """The code in docs/ runs as it is written, and no module is left out of the site.
 
-The blocks of coming-from-diffusers.md have a test of their own, which compares them with diffusers (interop/test_guide.py).
+The blocks of coming-from-diffusers.md and export.md have tests of their own (interop/test_guide.py, which compares them with
+diffusers, and exporting/test_to_stablehlo.py).
 """
 
 import pathlib
@@ -13,7 +14,8 @@ import ddim_jax
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
 CODE = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
-PAGES = sorted(path for path in DOCS.rglob("*.md") if path.name != "coming-from-diffusers.md" and CODE.search(path.read_text()))
+ELSEWHERE = {"coming-from-diffusers.md", "export.md"}
+PAGES = sorted(path for path in DOCS.rglob("*.md") if path.name not in ELSEWHERE and CODE.search(path.read_text()))
 NOTEBOOKS = sorted(DOCS.glob("notebooks/*.ipynb"))
 
 
