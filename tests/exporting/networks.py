@@ -8,10 +8,10 @@ from ddim_jax import configuration, weights
 from ddim_jax.inference.model import Model
 
 
-def random_weights(image_size=(8, 8), channels=3, diffusion={}, sampling={}, degrade="", **options) -> weights.Weights:
+def random_weights(image_size=(8, 8), colours=3, diffusion={}, sampling={}, degrade="", **options) -> weights.Weights:
     """A small network of ours, no parameter 0, of a size that keeps activations near 1; `options` are of config.model."""
     config = cifar10.get_config()
-    config.data.update(image_size=image_size, channels=channels, degrade=degrade)
+    config.data.update(image_size=image_size, channels=colours, degrade=degrade)
     config.model.update(channels=32, multipliers=(1, 2), num_blocks=1, attention_sides=(4,))
     config.model.update(options)
     config.diffusion.update(diffusion)

@@ -138,7 +138,7 @@ def test_guidance_by_two_calls(exported, digits):
 
 OPTIONS = {
     "plain": {},
-    "grey": {"channels": 1},
+    "grey": {"colours": 1},
     "no square": {"image_size": (8, 12), "attention_sides": (4, 6)},
     "attention on all levels": {"attention_sides": (8, 4)},
     "one level": {"multipliers": (2,), "attention_sides": ()},
@@ -248,7 +248,7 @@ def refused(model, path, error, message, dtype="float32"):
 
 def test_what_cannot_be_exported(tmp_path, monkeypatch):
     model = model_of(random_weights())
-    discrete = model_of(random_weights(channels=1, diffusion={"categories": 4, "prediction": "x0"}))
+    discrete = model_of(random_weights(colours=1, diffusion={"categories": 4, "prediction": "x0"}))
     refused(discrete, tmp_path / "out", ValueError, "of discrete values")
     told = model_of(random_weights(degrade="grey"))
     refused(told, tmp_path / "out", ValueError, "is told image")

@@ -133,7 +133,7 @@ def test_a_sampler_of_ones_own_can_be_exported():
 
 
 def test_what_cannot_be_exported(tmp_path, monkeypatch, model):
-    discrete = model_of(random_weights(channels=1, diffusion={"categories": 4, "prediction": "x0"}))
+    discrete = model_of(random_weights(colours=1, diffusion={"categories": 4, "prediction": "x0"}))
     with pytest.raises(ValueError, match="of discrete values"):
         to_stablehlo.save(tmp_path / "out", discrete, "eps", "refused")
     monkeypatch.setattr(to_stablehlo, "_TOLERANCE", -1.0)
