@@ -20,7 +20,7 @@ import numpy as np
 from ml_collections import ConfigDict as Config
 
 from ddim_jax.common.devices import check_memory
-from ddim_jax.common.files import read_json, whole
+from ddim_jax.common.files import at, read_json, whole
 from ddim_jax.common.text import shown
 from ddim_jax.data import degrading, sources
 from ddim_jax.diffusion import discrete, distillation, losses
@@ -484,7 +484,7 @@ def save(config: Config, path: str | os.PathLike) -> None:
 
 def load(path: str | os.PathLike) -> Config:
     """Reads what `save` wrote."""
-    return from_json(pathlib.Path(path).read_text(), str(path))
+    return from_json(at(path).read_text(), str(path))
 
 
 def to_json(config: Config) -> str:

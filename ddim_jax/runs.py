@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from ddim_jax import configuration, weights
-from ddim_jax.common.files import whole
+from ddim_jax.common.files import at, whole
 from ddim_jax.configuration import Config
 from ddim_jax.data import sources
 from ddim_jax.training import planning
@@ -26,7 +26,7 @@ def train_config(config: Config, workdir: str | os.PathLike, profile: tuple[int,
     profile: the first and the last step of which a trace is written.
     Raises ValueError, before anything is written, for a configuration that cannot work or is not that of the run in `workdir`.
     """
-    return _run(config, workdir, profile, initial=None if _begun(pathlib.Path(workdir)) else weights.initial(config))
+    return _run(config, workdir, profile, initial=None if _begun(at(workdir)) else weights.initial(config))
 
 
 def distil(config: Config, workdir: str | os.PathLike) -> Iterator[tuple[pathlib.Path, TrainState]]:
@@ -43,7 +43,7 @@ def distil(config: Config, workdir: str | os.PathLike) -> Iterator[tuple[pathlib
     for steps in config.distillation.student_steps:
         stage = config.copy_and_resolve_references()
         stage.sampling.update(steps=steps, spacing="trailing", eta=0.0)
-        folder = pathlib.Path(workdir) / f"steps_{steps}"
+        folder = at(workdir) / f"steps_{steps}"
         loss = configuration.make_distillation_loss(stage, steps)
         state = _run(stage, folder, None, initial=params, teacher=params, loss=loss)
         yield folder, state
@@ -53,8 +53,9 @@ def distil(config: Config, workdir: str | os.PathLike) -> Iterator[tuple[pathlib
 
 
 def _begun(workdir: pathlib.Path) -> bool:
-    """Whether a run has left a checkpoint there, that one of the hosts sees."""
-    return any(of_all_hosts(any((workdir / "checkpoints").glob("[0-9]*"))))
+    """Whether a run has left a checkpoint there, whole or not, that one of the hosts sees; one not written to its end is none."""
+    with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
+        return any(of_all_hosts(checkpoints.latest_step() is not None))
 
 
 def _check_same(config: Config, data: dict[str, str | int], workdir: pathlib.Path) -> None:
@@ -76,7 +77,7 @@ def _check_same(config: Config, data: dict[str, str | int], workdir: pathlib.Pat
 def _run(config: Config, workdir: str | os.PathLike, profile: tuple[int, int] | None, **parts: Any) -> TrainState:
     """Trains the task of a configuration, with other `parts`; `workdir` then holds the configuration as config.json."""
     configuration.check(config)
-    workdir = pathlib.Path(workdir)
+    workdir = at(workdir)
     data = sources.fingerprint(config.data.name, split=config.data.split, directory=config.data.directory)
     if _begun(workdir):
         _check_same(config, data, workdir)

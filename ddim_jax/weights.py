@@ -16,6 +16,7 @@ from flax import traverse_util
 from ddim_jax import configuration
 from ddim_jax.common import tensor_files
 from ddim_jax.common.arrays import check_fit
+from ddim_jax.common.files import at, here
 from ddim_jax.configuration import Config
 from ddim_jax.training.checkpoints import Checkpoints
 
@@ -56,7 +57,7 @@ def from_workdir(workdir: str | os.PathLike) -> Weights:
     Raises FileNotFoundError where there is none, DamagedCheckpoint and ValueError where it cannot be used, or where config.json
     is not what it was trained with; of `sampling`, and of what is free to change when a run goes on, it may say anything.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = at(workdir)
     if not (workdir / "config.json").exists():
         raise FileNotFoundError(f"{workdir} is not the folder of a training run: it has no config.json")
     config = configuration.load(workdir / "config.json")
@@ -71,7 +72,11 @@ def from_workdir(workdir: str | os.PathLike) -> Weights:
 
 def load(path: str | os.PathLike) -> Weights:
     """Weights that `save` wrote. Raises ValueError where the file is damaged, foreign or does not fit its configuration."""
-    path = pathlib.Path(path)
+    with here(at(path)) as copy:
+        return _load(copy)
+
+
+def _load(path: pathlib.Path) -> Weights:
     tensors = tensor_files.safetensors_of(path)
     with safetensors.safe_open(path, framework="numpy") as file:
         metadata = file.metadata() or {}
@@ -99,7 +104,7 @@ def is_ours(path: str | os.PathLike) -> bool:
 
 def read(source: str | os.PathLike) -> Weights:
     """Weights of ours, from a run's folder (`from_workdir`) or from a file (`load`)."""
-    return from_workdir(source) if pathlib.Path(source).is_dir() else load(source)
+    return from_workdir(source) if at(source).is_dir() else load(source)
 
 
 def initial(config: Config) -> Any:

@@ -15,9 +15,10 @@ import jax
 from absl import app, flags, logging
 
 from configs import cifar10
-from ddim_jax.common.files import local
+from ddim_jax.common.files import local, local_or_bucket
 
-_PATHS = ("workdir", "output", "checkpoint", "images", "mask", "reference", "references", "extractor_weights", "directory")
+_PATHS = dict.fromkeys(("images", "mask", "extractor_weights", "directory"), local)
+_PATHS |= dict.fromkeys(("workdir", "output", "checkpoint", "reference", "references"), local_or_bucket)
 FIELDS = {f"{part}.{field}": value for part, fields in cifar10.get_config().items() for field, value in fields.items()}
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Whether an error that is understood shows where it was raised, too.")
 flags.disclaim_key_flags()  # those below are of the command that asks for them, and in its --help
@@ -79,9 +80,9 @@ def _parsed(positional: bool, argv: Sequence[str]) -> list[str]:
             if flag.present and "." not in name and flag.value == "":
                 _end(f"--{name} is empty: give a value, or leave it out", 2)
             if name in _PATHS and isinstance(flag.value, str):
-                flag.value = local(flag.value)
+                flag.value = _PATHS[name](flag.value)
         return arguments
-    except (flags.Error, ValueError) as error:
+    except (flags.Error, ValueError, ModuleNotFoundError) as error:
         _end(error, 2)
     except (AttributeError, KeyError) as error:  # of the flag --config, where an override names no field
         unknown = [name for name in re.findall(r"^--?(?:no)?config\.([\w.]+)", "\n".join(argv), re.M) if name not in FIELDS]

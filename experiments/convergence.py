@@ -16,7 +16,7 @@ import ddim_jax
 from ddim_jax import weights
 from ddim_jax.common import extras
 from ddim_jax.common.devices import check_memory
-from ddim_jax.common.files import check_writable
+from ddim_jax.common.files import check_writable, local
 from ddim_jax.data import sources
 from ddim_jax.data.images import to_float
 from ddim_jax.diffusion import process, sampling, schedule, solvers
@@ -99,7 +99,7 @@ def main(_):
     kinds = figure.canvas.get_supported_filetypes()
     if not _OUTPUT.value.endswith(tuple(f".{kind}" for kind in kinds)):
         raise app.UsageError(f"--output is {_OUTPUT.value}; expected a name that ends in one of {', '.join(sorted(kinds))}")
-    check_writable(_OUTPUT.value)
+    check_writable(local(_OUTPUT.value))
     check_memory(f"--num_images={_NUM_IMAGES.value}", on_host=8 * 28 * 28 * _NUM_IMAGES.value)  # drawn, and as rows of values
     sources.mnist_5k("test")  # which raises where the package that brings the digits is missing
     errors = mixture_errors()

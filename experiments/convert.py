@@ -14,7 +14,7 @@ import pathlib
 from absl import app, flags
 
 from ddim_jax import interop, weights
-from ddim_jax.common.files import check_new, check_writable
+from ddim_jax.common.files import check_new, check_writable, local, local_or_bucket
 from ddim_jax.interop import formats, to_diffusers
 from experiments import command
 
@@ -31,10 +31,13 @@ def main(arguments):
         raise app.UsageError("a path is empty; give two: python -m experiments.convert SRC DST")
     if _DTYPE.value != "float32" and not destination.endswith(".safetensors"):
         raise app.UsageError("--dtype is of files of ours, whose names end in .safetensors; a folder of diffusers is float32")
-    if not destination.endswith(".safetensors"):
+    if destination.endswith(".safetensors"):
+        destination = local_or_bucket(destination)
+    else:
+        destination = local(destination)
         check_new(pathlib.Path(destination))
     check_writable(destination)
-    found = interop.read(source, None if _FORMAT.value == "auto" else _FORMAT.value, _IMAGE_SIZE.value)
+    found = interop.read(local_or_bucket(source), None if _FORMAT.value == "auto" else _FORMAT.value, _IMAGE_SIZE.value)
     if destination.endswith(".safetensors"):
         weights.save(destination, found, _DTYPE.value)
     else:

@@ -15,7 +15,7 @@ from absl import app, flags
 import ddim_jax
 from configs import demo
 from ddim_jax import runs, weights
-from ddim_jax.common.files import check_writable
+from ddim_jax.common.files import check_writable, local
 from ddim_jax.data import images, sources
 from ddim_jax.data.images import to_uint8
 from ddim_jax.diffusion import solvers
@@ -109,7 +109,7 @@ def train_anew(report: Report, output: pathlib.Path, steps: int) -> None:
 
 
 def main(_):
-    output = pathlib.Path(_OUTPUT.value)
+    output = pathlib.Path(local(_OUTPUT.value))
     if _TRAIN_STEPS.value % 40:
         raise app.UsageError(f"--train_steps is {_TRAIN_STEPS.value}; expected a multiple of 40")
     check_writable(output, folder=True)

@@ -27,7 +27,7 @@ from absl import app, flags
 
 from ddim_jax import configuration, interop, weights
 from ddim_jax.common.devices import check_memory
-from ddim_jax.common.files import check_writable
+from ddim_jax.common.files import at, check_writable
 from ddim_jax.common.seeds import check_seed
 from ddim_jax.evaluation import evaluate, features, report, subject
 from ddim_jax.inference.model import SPACINGS
@@ -77,7 +77,7 @@ def main(_):
     evaluate.check_names(_TABLE.value)
     check_seed(_SEED.value)
     report.check_matplotlib()
-    output = pathlib.Path(_OUTPUT.value or pathlib.Path(_WORKDIR.value) / "evaluation")
+    output = at(_OUTPUT.value or at(_WORKDIR.value) / "evaluation")
     check_writable(output, folder=True)
     check_writable(_REFERENCES.value, folder=True)
     command.join()
@@ -117,7 +117,7 @@ def main(_):
         held_out=held_out,
         training=functools.cache(lambda: configuration.some_examples(config, _SAMPLES.value)),
     )
-    source = pathlib.Path(_WORKDIR.value or _CHECKPOINT.value).name
+    source = pathlib.PurePath(_WORKDIR.value or _CHECKPOINT.value).name
     settings = {
         "weights": source,
         "weights_digest": weights.digest(found.params),

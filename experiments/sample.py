@@ -22,13 +22,12 @@ evenly spread over the folder or split.
 
 import dataclasses
 import importlib
-import pathlib
 from typing import Any
 
 from absl import app, flags
 
 from ddim_jax import configuration, interop, weights
-from ddim_jax.common.files import check_writable
+from ddim_jax.common.files import at, check_writable
 from ddim_jax.data import images
 from ddim_jax.inference import model, render, request
 from ddim_jax.inference.processes import SOLVERS
@@ -87,7 +86,7 @@ def main(_):
         raise app.UsageError("give either --workdir, the folder of a training run, or --checkpoint, a file or folder of weights")
     if _OUTPUT.value is None and _WORKDIR.value is None:
         raise app.UsageError("give --output, the folder to write to")
-    output = pathlib.Path(_OUTPUT.value or pathlib.Path(_WORKDIR.value) / "samples")
+    output = at(_OUTPUT.value or at(_WORKDIR.value) / "samples")
     check_writable(output, folder=True)
     found = weights.from_workdir(_WORKDIR.value) if _WORKDIR.value else interop.read(_CHECKPOINT.value)
     config, asked = found.config, make_request(configuration.image_shape(found.config))

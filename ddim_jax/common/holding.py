@@ -5,20 +5,26 @@ import datetime
 import fcntl
 import json
 import os
-import pathlib
 import socket
 import warnings
 from collections.abc import Iterator
+
+from ddim_jax.common.files import at, check_writable, in_bucket
 
 
 @contextlib.contextmanager
 def held(folder: str | os.PathLike) -> Iterator[None]:
     """Holds a folder for this process, by a lock on the file `lock` in it, which the system releases however the process ends.
 
-    On a file system without locks it warns, and holds nothing.
-    Raises BlockingIOError, which names the host, process and time, where another process holds it.
+    On a file system without locks, and in a bucket, it warns, and holds nothing.
+    Raises ValueError for a bucket that cannot be written to, and BlockingIOError, which names the host, process and time, where another process holds it.
     """
-    folder = pathlib.Path(folder)
+    folder = at(folder)
+    if in_bucket(folder):
+        check_writable(folder, folder=True)
+        warnings.warn(f"a bucket has no locks: see to it that no other process trains in {folder}", stacklevel=3)
+        yield
+        return
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "a+") as file:
         try:

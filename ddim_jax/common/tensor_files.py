@@ -14,7 +14,7 @@ import safetensors
 import safetensors.flax
 
 from ddim_jax.common import pickles
-from ddim_jax.common.files import check_digest, whole, write_digest
+from ddim_jax.common.files import at, check_digest, whole, write_digest
 from ddim_jax.common.pickles import Tensor
 from ddim_jax.common.text import is_plain, shown
 
@@ -80,7 +80,7 @@ def _named_plainly(found: dict[str, Tensor], path: pathlib.Path) -> dict[str, Te
 
 def save(path: str | os.PathLike, arrays: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
     """Writes arrays, each in its dtype, as a safetensors file with metadata, and its SHA-256 into a file beside it."""
-    path = pathlib.Path(path)
+    path = at(path)
     with whole(path) as part:
         safetensors.flax.save_file(dict(arrays), part, metadata=dict(metadata))
         part.chmod(0o644)  # which the library grants to nobody else

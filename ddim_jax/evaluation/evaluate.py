@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ddim_jax.common.files import whole
+from ddim_jax.common.files import at, whole
 from ddim_jax.evaluation import cells, figures, measuring, real, report, tables
 from ddim_jax.evaluation.cells import Cell
 from ddim_jax.evaluation.subject import Section, Subject
@@ -51,7 +51,7 @@ def evaluate(
     Raises ValueError before anything is drawn: for unknown tables, for those that need what this subject has not, and where the
     folder holds figures found with other settings.
     """
-    folder = pathlib.Path(folder)
+    folder = at(folder)
     report.check_matplotlib()
     sections, warnings = _sections(subject, names)
     settings = settings | {

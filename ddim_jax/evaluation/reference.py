@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from ddim_jax.common.files import whole
+from ddim_jax.common.files import at, here, whole
 from ddim_jax.evaluation import measuring, scores
 from ddim_jax.evaluation.features import Extractor
 from ddim_jax.evaluation.measuring import Measured
@@ -47,7 +47,7 @@ def cached(folder: str | os.PathLike, name: str, made: dict[str, Any], make: Cal
     A file that was made of something else is no error here: it is made anew.
     """
     digest = re.sub(r"\W", "", str(made["extractor_digest"]))[:8]
-    path = pathlib.Path(folder) / f"{re.sub(r'[^-.=+0-9A-Za-z]+', '-', name)}-{digest}.npz"
+    path = at(folder) / f"{re.sub(r'[^-.=+0-9A-Za-z]+', '-', name)}-{digest}.npz"
     found = _read_if(path, json.loads(json.dumps(made)))
     if np.all(multihost_utils.process_allgather(np.array([found is not None]))) and found is not None:
         return found
@@ -90,11 +90,11 @@ def load(path: str | os.PathLike) -> Reference:
 
     Raises FileNotFoundError where there is no file, and ValueError for one that is damaged or holds something else.
     """
-    path = pathlib.Path(path)
+    path = at(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no reference {path}; expected an .npz file with mean mu and covariance sigma")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with here(path) as copy, np.load(copy, allow_pickle=False) as file:
             arrays = dict(file)
     except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is damaged or not an .npz file ({error})") from error

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from PIL import Image, UnidentifiedImageError
 
 from ddim_jax.common.extras import require
-from ddim_jax.common.files import whole
+from ddim_jax.common.files import at, whole
 
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")  # told apart by the colour-blind too
 _MARKERS = "osD^vPX*"  # one more than colours, so that the pairs of the two repeat late
@@ -96,7 +96,7 @@ def write(
     used twice, or a picture is no PNG file; FileNotFoundError where it is not there; ModuleNotFoundError where there are plots
     but no matplotlib.
     """
-    folder = pathlib.Path(folder)
+    folder = at(folder)
     _check(folder, parts)
     plots = {part.name: _draw(part) for part in parts if isinstance(part, Plot)}
     pictures = {part.name: (folder / f"{part.name}.png").read_bytes() for part in parts if isinstance(part, Picture)}

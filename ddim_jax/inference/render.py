@@ -76,7 +76,7 @@ def _check_output(plan: Plan, output: pathlib.Path, count: int) -> None:
     output.mkdir(parents=True, exist_ok=True)
     if "files" in plan.modes:
         check_writable(output / "samples", folder=True)
-    in_the_way = [path.name for path in output.iterdir() if path.suffix in (".png", ".npz") and path.is_dir()]
+    in_the_way = [path.name for path in output.glob("*") if path.suffix in (".png", ".npz") and path.is_dir()]
     if in_the_way:
         raise ValueError(f"{output / in_the_way[0]} is a folder, where a file is to be written: give another output")
     more = [path.name for path in (output / "samples").glob("*.png") if path.stem >= f"{count:06d}"]

@@ -1,5 +1,6 @@
 """Weights in any format that people publish, as our model: what lies at a path, and how it becomes a configuration and arrays."""
 
+import contextlib
 import functools
 import os
 import pathlib
@@ -15,7 +16,7 @@ from flax import traverse_util
 from ddim_jax import configuration, weights
 from ddim_jax.common import tensor_files
 from ddim_jax.common.arrays import check_fit
-from ddim_jax.common.files import read_json
+from ddim_jax.common.files import at, here, read_json
 from ddim_jax.common.pickles import Tensor
 from ddim_jax.common.text import shown
 from ddim_jax.configuration import Config
@@ -48,17 +49,23 @@ def read(path: str | os.PathLike, format: str | None = None, image_size: int | N
     `image_size` is for checkpoints that do not say, or that shall draw images of another size.
     Raises FileNotFoundError where there is nothing, and ValueError, saying what does not fit, where something else is.
     """
-    path = pathlib.Path(path)
+    path = at(path)
     if not path.exists():
         raise FileNotFoundError(f"there is no file or folder {path}; published weights are to be downloaded first")
     if format is not None and format not in FORMATS:
         raise ValueError(f"unknown format {format!r}; expected one of {', '.join(FORMATS)}")
     file, fields = _locate(path)
-    if file is None or format == "ours" or format is None and weights.is_ours(file):
-        if image_size is not None:
-            raise ValueError(f"image_size is {image_size}, but {path} is of ours and says its size itself: leave it out")
-        return weights.read(file or path)
-    tensors = tensor_files.tensors(file)
+    with here(file) if file else contextlib.nullcontext() as copy:
+        if copy is None or format == "ours" or format is None and weights.is_ours(copy):
+            if image_size is not None:
+                raise ValueError(f"image_size is {image_size}, but {path} is of ours and says its size itself: leave it out")
+            return weights.read(copy or path)
+        return _published(copy, file or path, fields, format, image_size)
+
+
+def _published(copy: pathlib.Path, file: pathlib.Path, fields: dict | None, format: str | None, image_size: int | None) -> Weights:
+    """The weights in a file, which is called `file` and read from `copy`; `fields` are those of the config.json beside it."""
+    tensors = tensor_files.tensors(copy)
     format = format or _detect(tensors, file)
     if format == "ermongroup":
         shapes = {name: tensor.shape for name, tensor in tensors.items()}
@@ -73,7 +80,7 @@ def read(path: str | os.PathLike, format: str | None = None, image_size: int | N
         diffusion, sampling = _scheduler(file)
         naming = names.DIFFUSERS_OLD if any(name.endswith(".proj_attn.weight") for name in tensors) else names.DIFFUSERS
     config = Config(dict(data=_data(image_size, channels), model=model, diffusion=diffusion, sampling=sampling))
-    configuration.check_stored(config, str(path))
+    configuration.check_stored(config, str(file))
     configuration.check_blocks(config, len(tensors), str(file))
     return weights.fitted(config, _parameters(config, tensors, naming, str(file)), str(file))
 

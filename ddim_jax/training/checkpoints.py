@@ -4,7 +4,6 @@ import concurrent.futures
 import json
 import math
 import os
-import pathlib
 import shutil
 import warnings
 import zlib
@@ -16,6 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from ddim_jax.common import files
 from ddim_jax.common.arrays import check_fit
 from ddim_jax.training.step import TrainState
 
@@ -47,7 +47,9 @@ class Checkpoints:
     """
 
     def __init__(self, directory: str | os.PathLike, read_only: bool = False, keep_every: int = 0):
-        self.directory = pathlib.Path(directory).absolute()  # Orbax writes nothing to a relative one, and does not say so
+        self.directory = files.at(directory)
+        if not files.in_bucket(directory):
+            self.directory = self.directory.absolute()  # Orbax writes nothing to a relative one, and does not say so
         self._read_only, host, self._said = read_only, jax.process_index(), 0
         how: dict[str, Any] = {"max_to_keep": 2, "keep_period": keep_every or None, "cleanup_tmp_directories": True}
         if read_only or host:
@@ -110,7 +112,12 @@ class Checkpoints:
         self._manager.save(record["step"], args=args, force=True)
 
     def check_room(self, arrays: Mapping[str, Any]) -> None:
-        """Raises OSError where the disk has no room for the checkpoints that are to come, of these arrays or shapes."""
+        """Raises OSError where the disk has no room for the checkpoints that are to come, of these arrays or shapes.
+
+        A bucket has no end.
+        """
+        if files.in_bucket(self.directory):
+            return
         size = sum(math.prod(array.shape) * array.dtype.itemsize for array in arrays.values())
         needed = size * max(1, 3 - len(self._manager.all_steps()))  # two are kept while a third is written
         free = shutil.disk_usage(self.directory).free
@@ -220,10 +227,9 @@ class Checkpoints:
             if not self._read_only:
                 place = self.directory.with_name("damaged_checkpoints") / str(step)
                 if jax.process_index() == 0:
-                    place.parent.mkdir(exist_ok=True)
                     while place.exists():
                         place = place.with_name(place.name + "_again")
-                    (self.directory / str(step)).rename(place)
+                    files.move(self.directory / str(step), place)
             warnings.warn(f"the checkpoint of step {step} is damaged ({fault}): {instead}. It lies in {place}", stacklevel=4)
         if faults and not self._read_only:
             of_all_hosts(0)  # until the first of them has moved it

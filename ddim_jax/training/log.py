@@ -5,6 +5,7 @@ import io
 import json
 import pathlib
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ddim_jax.common.files import whole
+from ddim_jax.common import files
 from ddim_jax.data.images import save_png
 
 
@@ -23,6 +24,7 @@ class Log:
     A resumed run starts at step `start` and drops what an earlier one logged beyond it; `begun` is what that one had `notes` of.
     A process that is not `active` writes nothing. Speed and time left do not count the first call, which compiles. The log has
     the share of `peak_rate`, in steps a second, as `mfu`.
+    Objects in a bucket cannot be appended to: there the files are of a folder of this machine, which `publish` copies.
     """
 
     def __init__(
@@ -37,7 +39,7 @@ class Log:
     ):
         self.batch_size, self._workdir, self._total, self._step = batch_size, workdir, total, start
         self._peak_rate = peak_rate
-        self._file = self._board = self._bar = None
+        self._file = self._board = self._bar = self._temporary = None
         self._sums: dict[str, float] = dict(begun["sums"])
         self._steps, self._skipped, self._timed_steps = begun["steps"], begun["skipped"], 0
         self._seconds: dict[str, float] = {}
@@ -45,11 +47,17 @@ class Log:
         self._shows_bar = active and sys.stderr.isatty()
         self._shows_lines = active and not self._shows_bar  # a file or pipe would fill with frames of the bar
         if active:
-            _drop_beyond(start, workdir / "metrics.jsonl")
-            self._file = open(workdir / "metrics.jsonl", "a", buffering=1)
+            place = workdir
+            if files.in_bucket(workdir):
+                self._temporary = tempfile.TemporaryDirectory()
+                place = pathlib.Path(self._temporary.name)
+                for before in workdir.glob("metrics*.jsonl"):
+                    (place / before.name).write_bytes(before.read_bytes())
+            _drop_beyond(start, place / "metrics.jsonl")
+            self._file = open(place / "metrics.jsonl", "a", buffering=1)
             from tensorboardX import SummaryWriter  # which imports PyTorch where that is installed
 
-            self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+            self._board = SummaryWriter(str(place / "tensorboard"), purge_step=start + 1)
 
     def __enter__(self) -> "Log":
         return self
@@ -60,6 +68,17 @@ class Log:
         if self._file and self._board:
             self._file.close()
             self._board.close()
+        self.publish()
+        if self._temporary:
+            self._temporary.cleanup()
+
+    def publish(self) -> None:
+        """Copies what a bucket does not have yet: to be called before a checkpoint, so that no record before it can be lost."""
+        if self._temporary and self._board:
+            self._board.flush()
+            place = pathlib.Path(self._temporary.name)
+            for file in place.rglob("*.*"):
+                files.put(file, self._workdir / file.relative_to(place))
 
     def add(self, metrics: Mapping[str, np.ndarray]) -> None:
         """Takes the metrics of one call, each [K]. A step at which one is not finite counts as skipped."""
@@ -117,6 +136,7 @@ class Log:
             if name not in numbers and self._board:
                 save_png(self._workdir / name / f"step_{step:07d}.png", np.asarray(picture))
                 self._board.add_image(name, picture, step, dataformats="HWC")
+        self.publish()  # its step's checkpoint is there already, and a run that goes on from it does not draw again
 
     def _write(self, step: int, record: Mapping[str, float]) -> None:
         if self._file and self._board:
@@ -155,8 +175,8 @@ def _drop_beyond(start: int, path: pathlib.Path) -> None:
         aside = path.with_stem("metrics_damaged")
         with aside.open("ab") as file:
             file.writelines(damaged)
-        warnings.warn(f"{path} has {len(damaged)} lines that are no records: they are set aside in {aside.name}", stacklevel=3)
-    with whole(path) as part:
+        warnings.warn(f"{path.name} has {len(damaged)} lines that are no records: they are set aside in {aside.name}", stacklevel=3)
+    with files.whole(path) as part:
         part.write_bytes(b"".join(kept))
 
 

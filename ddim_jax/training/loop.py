@@ -5,7 +5,6 @@ import functools
 import itertools
 import json
 import os
-import pathlib
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ddim_jax.common.devices import processor
-from ddim_jax.common.files import whole
+from ddim_jax.common.files import at, in_bucket, whole
 from ddim_jax.common.holding import held
 from ddim_jax.common.seeds import check_seed
 from ddim_jax.data import batches, sources
@@ -59,7 +58,7 @@ def train(
     process at a time may write there.
 
     task:             what is trained; see `Task`.
-    workdir:          the folder of the run, which all hosts share.
+    workdir:          the folder of the run, which all hosts share, or a place in a bucket, gs://BUCKET/FOLDER.
     steps:            optimizer steps in all, those of earlier runs in this folder included.
     batch_size:       examples a step, over all devices, which must divide it.
     seed:             0 to 2**31 - 1; with the step, it decides all that is random.
@@ -79,9 +78,11 @@ def train(
     this task or seed; BlockingIOError where another process trains there; DamagedCheckpoint where no checkpoint is what was
     saved; DivergedError where loss or gradient is not finite, before anything of it is saved.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = at(workdir)
     every = [log_every, checkpoint_every, *(hook.every for hook in task.hooks)]
     _check(task, steps, batch_size, seed, [steps_per_call, *every], mapping)
+    if profile and in_bucket(workdir):
+        raise ValueError(f"a trace cannot be written to the bucket of {workdir}: profile a few steps in a folder of this machine")
     leader = jax.process_index() == 0
 
     with (
@@ -138,6 +139,7 @@ def train(
                 due = [hook for hook in task.hooks if step % hook.every == 0]
                 if step % checkpoint_every == 0 or step == steps or stop:
                     with log.timed("checkpoint_seconds"):
+                        log.publish()
                         unsaved = copied(state), {"log": log.notes(), **about}
                         if step == steps or stop or due:
                             checkpoints.save(*unsaved)
