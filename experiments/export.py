@@ -16,7 +16,7 @@ import tempfile
 from absl import app, flags
 
 from ddim_jax import configuration, interop, page
-from ddim_jax.common.files import check_new, check_writable, local
+from ddim_jax.common.files import check_new, check_writable, local, local_or_bucket
 from ddim_jax.interop import formats, to_onnx, to_stablehlo
 from experiments import command
 
@@ -34,7 +34,7 @@ _ONNXRUNTIME = flags.DEFINE_string(
 def main(arguments):
     if len(arguments) != 3:
         raise app.UsageError("give two paths: python -m experiments.export SRC DST --to=onnx")
-    source, destination = map(local, arguments[1:])
+    source, destination = local_or_bucket(arguments[1]), local(arguments[2])
     if not source or not destination:
         raise app.UsageError("a path is empty; give two: python -m experiments.export SRC DST --to=onnx")
     if _DTYPE.value != "float32" and _TO.value == "stablehlo":

@@ -65,7 +65,10 @@ def serving() -> Iterator[Server]:
     server = Server()
     handler = type("Handler", (_Handler,), {"store": server})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as listening:
-        listening.daemon_threads, listening.handle_error = True, lambda *_: None  # of clients that were killed, or read on no more
+        listening.daemon_threads, listening.handle_error = (
+            True,
+            lambda *_: None,
+        )  # of clients that were killed, or read on no more
         server.url = f"http://127.0.0.1:{listening.server_address[1]}"
         thread = threading.Thread(target=listening.serve_forever, daemon=True)
         thread.start()

@@ -17,7 +17,8 @@ def held(folder: str | os.PathLike) -> Iterator[None]:
     """Holds a folder for this process, by a lock on the file `lock` in it, which the system releases however the process ends.
 
     On a file system without locks, and in a bucket, it warns, and holds nothing.
-    Raises ValueError for a bucket that cannot be written to, and BlockingIOError, which names the host, process and time, where another process holds it.
+    Raises ValueError for a bucket that cannot be written to, and BlockingIOError, which names the host, process and time, where
+    another process holds it.
     """
     folder = at(folder)
     if in_bucket(folder):

@@ -63,7 +63,9 @@ def read(path: str | os.PathLike, format: str | None = None, image_size: int | N
         return _published(copy, file or path, fields, format, image_size)
 
 
-def _published(copy: pathlib.Path, file: pathlib.Path, fields: dict | None, format: str | None, image_size: int | None) -> Weights:
+def _published(
+    copy: pathlib.Path, file: pathlib.Path, fields: dict | None, format: str | None, image_size: int | None
+) -> Weights:
     """The weights in a file, which is called `file` and read from `copy`; `fields` are those of the config.json beside it."""
     tensors = tensor_files.tensors(copy)
     format = format or _detect(tensors, file)

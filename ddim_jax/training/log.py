@@ -73,7 +73,7 @@ class Log:
             self._temporary.cleanup()
 
     def publish(self) -> None:
-        """Copies what a bucket does not have yet: to be called before a checkpoint, so that no record before it can be lost."""
+        """Copies the files to the bucket: to be called before a checkpoint is saved, so that no record before it can be lost."""
         if self._temporary and self._board:
             self._board.flush()
             place = pathlib.Path(self._temporary.name)
@@ -175,7 +175,9 @@ def _drop_beyond(start: int, path: pathlib.Path) -> None:
         aside = path.with_stem("metrics_damaged")
         with aside.open("ab") as file:
             file.writelines(damaged)
-        warnings.warn(f"{path.name} has {len(damaged)} lines that are no records: they are set aside in {aside.name}", stacklevel=3)
+        warnings.warn(
+            f"{path.name} has {len(damaged)} lines that are no records: they are set aside in {aside.name}", stacklevel=3
+        )
     with files.whole(path) as part:
         part.write_bytes(b"".join(kept))
 

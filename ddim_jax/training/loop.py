@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ddim_jax.common import files
 from ddim_jax.common.devices import processor
-from ddim_jax.common.files import at, in_bucket, whole
 from ddim_jax.common.holding import held
 from ddim_jax.common.seeds import check_seed
 from ddim_jax.data import batches, sources
@@ -78,10 +78,10 @@ def train(
     this task or seed; BlockingIOError where another process trains there; DamagedCheckpoint where no checkpoint is what was
     saved; DivergedError where loss or gradient is not finite, before anything of it is saved.
     """
-    workdir = at(workdir)
+    workdir = files.at(workdir)
     every = [log_every, checkpoint_every, *(hook.every for hook in task.hooks)]
     _check(task, steps, batch_size, seed, [steps_per_call, *every], mapping)
-    if profile and in_bucket(workdir):
+    if profile and files.in_bucket(workdir):
         raise ValueError(f"a trace cannot be written to the bucket of {workdir}: profile a few steps in a folder of this machine")
     leader = jax.process_index() == 0
 
@@ -105,7 +105,7 @@ def train(
         ends = list(_call_ends(start, steps, steps_per_call, every))
         calls = _feed(task.source, batch_size, seed, start, ends, steps_per_call)
         for name, value in about.items() if leader else ():
-            with whole(workdir / f"{name}.json") as part:
+            with files.whole(workdir / f"{name}.json") as part:
                 part.write_text(json.dumps(value, indent=1) + "\n")
         begun = {"begun": notes["log"]} if "log" in notes else {}
         most_skipped = MOST_SKIPPED if task.skips_nonfinite else 0

@@ -197,7 +197,9 @@ def test_the_log_is_in_the_bucket_before_the_checkpoint(server, run):
     killed.write_results(6, {"distance": 1.0, "samples": np.zeros((4, 4, 1), np.uint8)})
     assert steps() == [2, 4, 6, 6] and (run / "samples" / "step_0000006.png").exists()
     server.write(f"{run.name}/metrics.jsonl", server.read(f"{run.name}/metrics.jsonl").replace(b'{"step": 2', b"2\n", 1))
-    with pytest.warns(UserWarning, match=r"^metrics.jsonl has 2 lines that are no records: they are set aside in metrics_damaged"):
+    with pytest.warns(
+        UserWarning, match=r"^metrics.jsonl has 2 lines that are no records: they are set aside in metrics_damaged"
+    ):
         resumed = log(4)
     with resumed:
         resumed.add(call)
