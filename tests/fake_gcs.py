@@ -125,6 +125,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             status, more = refused.status, {}
             answer = {"error": {"code": status, "message": str(refused), "errors": [{"message": str(refused), "reason": "x"}]}}
         self.store.log.append(f"{status} {method} {path}")
+        if status == 304:  # which has no body: a client would take it for the beginning of the next answer
+            return status, more, b""
         if isinstance(answer, bytes):
             return status, more, answer
         return status, {"Content-Type": "application/json", **more}, json.dumps(answer).encode()

@@ -3,7 +3,6 @@
 import json
 import os
 import pathlib
-import signal
 import subprocess
 import sys
 import time
@@ -41,17 +40,17 @@ def run(server):
     return files.at(f"gs://bucket/{uuid.uuid4().hex}")
 
 
-def start(*arguments):
-    command = [sys.executable, "-m", *arguments]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def ended(*arguments):
+    """The status of a command, and what it wrote."""
+    process = subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    return process.returncode, process.stdout + process.stderr
 
 
 def done(*arguments):
     """What a command that ends well wrote."""
-    process = start(*arguments)
-    out, error = process.communicate()
-    assert process.returncode == 0, error
-    return out + error
+    status, told = ended(*arguments)
+    assert status == 0, told
+    return told
 
 
 def state_at(step):
@@ -219,22 +218,27 @@ def test_a_run_in_a_bucket_killed_midway_ends_as_one_on_a_disk(server, run, tmp_
     """The same bits, records and pictures; and what is drawn from the one is what is drawn from the other."""
     line = ["experiments.train", "--config=tests/tiny.py", "--config.training.steps=300", "--config.training.checkpoint_every=20"]
     line += ["--config.training.log_every=10", "--config.training.sample_every=40"]
-    killed = start(*line, f"--workdir={run}")
-    while f"{run.name}/checkpoints/100/commit_success.txt" not in server.names(f"{run.name}/checkpoints/1"):
-        assert killed.poll() is None, killed.stderr.read()
-        time.sleep(0.01)
-    killed.send_signal(signal.SIGKILL)
-    assert "step 300 of" not in killed.communicate()[1]
+    with open(tmp_path / "killed", "w+") as told:
+        killed = subprocess.Popen([sys.executable, "-m", *line, f"--workdir={run}"], cwd=ROOT, stderr=told)
+        late = time.monotonic() + 300
+        while f"{run.name}/checkpoints/100/commit_success.txt" not in server.names(f"{run.name}/checkpoints/1"):
+            assert killed.poll() is None and time.monotonic() < late, (tmp_path / "killed").read_text()
+            time.sleep(0.01)
+        killed.kill()
+        killed.wait()
+    first = (tmp_path / "killed").read_text()
+    assert "step 100 of" in first and "step 300 of" not in first and "could not be written" not in first
     said = done(*line, f"--workdir={run}")
     assert f"warning: a bucket has no locks: see to it that no other process trains in {run}\n" in said
     assert "step 100 of" not in said and "step 300 of" in said
-    done(*line, f"--workdir={tmp_path}")
+    local = tmp_path / "run"
+    done(*line, f"--workdir={local}")
 
     def contents(folder):
         with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
             return checkpoints.load()
 
-    (arrays, notes), (expected, expected_notes) = contents(run), contents(tmp_path)
+    (arrays, notes), (expected, expected_notes) = contents(run), contents(local)
     assert notes == expected_notes and arrays.keys() == expected.keys()
     for name, array in expected.items():
         np.testing.assert_array_equal(arrays[name], array)
@@ -243,13 +247,13 @@ def test_a_run_in_a_bucket_killed_midway_ends_as_one_on_a_disk(server, run, tmp_
         records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         return [(record["step"], record.get("loss"), record.get("grad_norm")) for record in records]
 
-    assert losses(run) == losses(tmp_path) and len(losses(run)) == 30
+    assert losses(run) == losses(local) and len(losses(run)) == 30
 
     def pictures(folder, kind):
         return {path.name: path.read_bytes() for path in sorted((folder / kind).glob("*.png"))}
 
-    assert pictures(run, "samples") == pictures(tmp_path, "samples") and len(pictures(run, "samples")) == 7
-    for folder in (run, tmp_path):
+    assert pictures(run, "samples") == pictures(local, "samples") and len(pictures(run, "samples")) == 7
+    for folder in (run, local):
         arguments = ("--num_images=4", "--modes=grid,npz", f"--output={folder / 'drawn'}")
         assert f"wrote grid, npz into {folder}/drawn" in done("experiments.sample", f"--workdir={folder}", *arguments)
-    assert pictures(run, "drawn") == pictures(tmp_path, "drawn") != {}
+    assert pictures(run, "drawn") == pictures(local, "drawn") != {}
