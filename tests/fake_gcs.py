@@ -25,10 +25,10 @@ class Object(NamedTuple):
 
 
 class Server:
-    """The buckets: {name: {object's name: Object}}; in those of `forbidden` nobody may do a thing, nor write in `read_only`."""
+    """The buckets: {name: {object's name: Object}}; what is not allowed in three of them, their names say."""
 
     def __init__(self) -> None:
-        self.buckets: dict[str, dict[str, Object]] = {"bucket": {}, "forbidden": {}, "readonly": {}}
+        self.buckets: dict[str, dict[str, Object]] = {"bucket": {}, "forbidden": {}, "readonly": {}, "objects": {}}
         self.uploads: dict[str, tuple[str, str, dict, bytes]] = {}
         self.log: list[str] = []
         self.lock = threading.RLock()
@@ -145,6 +145,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if bucket == "forbidden" or bucket == "readonly" and method != "GET":
             raise _Refused(403, f"someone@example.com does not have storage.objects access to the bucket {bucket}.")
         if not kind:
+            if bucket == "objects":
+                raise _Refused(403, "someone@example.com does not have storage.buckets.get access to the bucket objects.")
             return 200, {}, {"kind": "storage#bucket", "name": bucket, "id": bucket, "location": "EU", "storageClass": "STANDARD"}
         if kind == "storageLayout":
             return 200, {}, {"bucket": bucket, "locationType": "region", "hierarchicalNamespace": {"enabled": False}}

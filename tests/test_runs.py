@@ -110,3 +110,9 @@ def test_a_distance_of_what_is_not_drawn_freely_is_refused():
     config.data.degrade = "half_size"
     with pytest.raises(ValueError, match="distance_every is of networks with Gaussian noise that draw freely"):
         configuration.check(config)
+
+
+def test_a_first_checkpoint_that_was_not_written_to_its_end_is_none(tmp_path):
+    """Under this name Orbax writes what becomes the checkpoint of step 4."""
+    (tmp_path / "checkpoints" / "4.orbax-checkpoint-tmp").mkdir(parents=True)
+    assert runs.train_config(tiny.get_config(), tmp_path).step == 8

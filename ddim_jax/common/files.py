@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import logging
 import os
 import pathlib
 import shutil
@@ -45,9 +46,18 @@ def local_or_bucket(path: str) -> str:
         raise ValueError(f"{path} names no place in a bucket; expected {_BUCKETS}BUCKET/FOLDER")
     try:
         place.exists()
-    except Exception as error:  # gcsfs raises what its layers raise
+        _ask_for_bucket(place)
+    except Exception as error:  # clients raise what their layers raise
         raise ValueError(f"{path} cannot be read ({_reason(error, place)}): see to it that this machine may") from error
     return os.fspath(place)
+
+
+def _ask_for_bucket(path: pathlib.Path) -> None:
+    """Asks what Orbax asks before it reads or removes a checkpoint, which who may use objects alone is not told."""
+    from google.cloud import storage
+
+    if storage.Client().lookup_bucket(path.parts[2]) is None:
+        raise FileNotFoundError
 
 
 def in_bucket(path: str | os.PathLike) -> bool:
@@ -68,6 +78,7 @@ def _epath() -> Any:
     import fsspec
     from etils import epath
 
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # what it raises says it once
     fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False  # TensorStore and other hosts write there, too
     os.environ.setdefault("EPATH_USE_TF", "false")  # TensorFlow, where it is installed, has a client of its own
     return epath
@@ -198,7 +209,8 @@ def check_writable(path: str | os.PathLike, folder: bool = False) -> None:
         try:
             probe.write_bytes(b"")
             probe.unlink()
-        except Exception as error:  # gcsfs raises what its layers raise
+            _ask_for_bucket(path)
+        except Exception as error:  # clients raise what their layers raise
             raise ValueError(f"the output {path} cannot be written to ({_reason(error, path)}): give another") from error
         return
     while not place.exists() and not place.is_symlink():

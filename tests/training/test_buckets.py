@@ -97,10 +97,29 @@ def test_a_bucket_that_cannot_be_written_to_is_refused(server, bucket, reason):
     assert not server.buckets.get(bucket)
 
 
-def test_a_bucket_that_may_not_be_read_is_refused(server):
-    told = r"^gs://forbidden/run cannot be read \(someone@.* the bucket forbidden\): see to it that this machine may$"
-    with pytest.raises(ValueError, match=told):
-        files.local_or_bucket("gs://forbidden/run")
+@pytest.mark.parametrize(
+    "bucket, reason",
+    [
+        ("none", "there is no bucket none"),
+        ("forbidden", "someone@.* the bucket forbidden"),
+        ("objects", "403 .* someone@.* does not have storage.buckets.get access to the bucket objects"),  # which Orbax needs
+    ],
+)
+def test_a_bucket_that_may_not_be_read_is_refused(server, bucket, reason):
+    with pytest.raises(ValueError, match=rf"^gs://{bucket}/run cannot be read \({reason}\): see to it that this machine may$"):
+        files.local_or_bucket(f"gs://{bucket}/run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bucket", ["none", "forbidden", "objects", "readonly", "without gcsfs"])
+def test_a_command_ends_in_one_line_before_it_begins(server, tmp_path, monkeypatch, bucket):
+    if bucket == "without gcsfs":
+        (tmp_path / "gcsfs.py").write_text("raise ModuleNotFoundError(\"No module named 'gcsfs'\", name='gcsfs')")
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+        bucket = "bucket"
+    status, told = ended("experiments.train", "--config=tests/tiny.py", f"--workdir=gs://{bucket}/never")
+    assert status in (1, 2) and told.startswith("error: ") and len(told.splitlines()) == 1, told
+    assert not server.buckets.get(bucket) or not server.names("never", bucket)
 
 
 def test_trying_leaves_nothing_behind(server, run):
@@ -142,6 +161,7 @@ def test_checkpoints_in_a_bucket_are_kept_and_read_like_others(server, run):
     assert {name.split("/")[2] for name in server.names(f"{run.name}/checkpoints/")} == {"2", "3"}
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_in_a_bucket_is_stepped_over_and_set_aside(server, run):
     save(run, 1, 2)
     damage(server, run, 2)
