@@ -112,6 +112,7 @@ def test_a_distance_of_what_is_not_drawn_freely_is_refused():
         configuration.check(config)
 
 
+@pytest.mark.slow
 def test_a_first_checkpoint_that_was_not_written_to_its_end_is_none(tmp_path):
     """Under this name Orbax writes what becomes the checkpoint of step 4."""
     (tmp_path / "checkpoints" / "4.orbax-checkpoint-tmp").mkdir(parents=True)
