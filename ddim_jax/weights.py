@@ -22,6 +22,7 @@ from ddim_jax.training.checkpoints import Checkpoints
 
 DIGITS = pathlib.Path(__file__).parent / "pretrained" / "digits.safetensors"  # which ship with the package
 FASHION_MNIST = DIGITS.with_name("fashion_mnist.safetensors")
+SHIPPED = {"digits": DIGITS, "fashion_mnist": FASHION_MNIST}
 _CONFIG = "ddim_jax_config"  # the name of the configuration within a file
 _CHECKSUM = "ddim_jax_sha256"  # and that of `_checksum`, which files from before it lack
 
@@ -81,7 +82,7 @@ def _load(path: pathlib.Path) -> Weights:
     with safetensors.safe_open(path, framework="numpy") as file:
         metadata = file.metadata() or {}
     if _CONFIG not in metadata:
-        raise ValueError(f"{path} holds no ddim_jax configuration: it was not written by `python -m experiments.convert`")
+        raise ValueError(f"{path} holds no ddim_jax configuration: it was not written by `ddim-convert`")
     no_floats = [f"{name} ({tensor.dtype})" for name, tensor in tensors.items() if not jnp.issubdtype(tensor.dtype, jnp.floating)]
     if no_floats:
         raise ValueError(f"{path} holds whole numbers where floats belong, in {', '.join(no_floats[:5])}: they are no weights")

@@ -14,6 +14,7 @@ from absl import app, flags
 
 import ddim_jax
 from ddim_jax import weights
+from ddim_jax.commands import command
 from ddim_jax.common import extras
 from ddim_jax.common.devices import check_memory
 from ddim_jax.common.files import check_writable, local
@@ -21,7 +22,6 @@ from ddim_jax.data import sources
 from ddim_jax.data.images import to_float
 from ddim_jax.diffusion import process, sampling, schedule, solvers
 from ddim_jax.evaluation.distances import sliced_wasserstein
-from experiments import command
 
 _OUTPUT = flags.DEFINE_string("output", "docs/convergence.png", "The figure to write.")
 _NUM_IMAGES = flags.DEFINE_integer("num_images", 500, "How many digits a solver draws for each number of steps.", lower_bound=2)

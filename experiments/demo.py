@@ -15,12 +15,12 @@ from absl import app, flags
 import ddim_jax
 from configs import demo
 from ddim_jax import runs, weights
+from ddim_jax.commands import command
 from ddim_jax.common.files import check_writable, local
 from ddim_jax.data import images, sources
 from ddim_jax.data.images import to_uint8
 from ddim_jax.diffusion import solvers
 from ddim_jax.inference import pictures
-from experiments import command
 
 _OUTPUT = flags.DEFINE_string("output", "runs/demo", "Folder to write to.")
 _TRAIN_STEPS = flags.DEFINE_integer("train_steps", 80, "How long to train anew; a multiple of 40.", lower_bound=40)

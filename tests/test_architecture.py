@@ -15,7 +15,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
 
 # What each part of the package may import of the rest of it. Up to `inference` all take objects; `configuration` and what stands
-# above it know what a configuration is.
+# above it know what a configuration is; `commands` read flags, and nothing imports them.
 ALLOWED = {
     "common": set(),
     "diffusion": set(),
@@ -30,6 +30,7 @@ ALLOWED = {
     "weights": {"common", "configuration", "training"},
     "runs": {"common", "configuration", "data", "training", "weights"},
     "interop": {"common", "configuration", "diffusion", "inference", "weights"},
+    "commands": {"common", "configuration", "data", "evaluation", "inference", "interop", "page", "runs", "training", "weights"},
     "__init__": {"diffusion", "interop", "training"},  # names, imported when they are asked for
 }
 
@@ -51,8 +52,10 @@ def test_arrows_of_import(path):
     ours = {name.split(".")[1] for name in imports(path) if name.startswith("ddim_jax.")}
     assert ours - {part} <= ALLOWED.get(part, set())
     assert not any(name.split(".")[0] in ("configs", "experiments", "tests") for name in imports(path))
-    if part not in ("fields", "configuration", "weights", "runs", "interop"):
+    if part not in ("fields", "configuration", "weights", "runs", "interop", "commands"):
         assert not any(name.split(".")[0] == "ml_collections" for name in imports(path))
+    if part != "commands":
+        assert not any(name.split(".")[0] == "absl" for name in imports(path))
     if part == "diffusion":
         outside = {name.split(".")[0] for name in imports(path)} - {"ddim_jax"}
         assert outside <= {"collections", "jax", "math", "numpy", "typing"}

@@ -2,7 +2,7 @@
 
 The record files must be array_record, the format of TFDS that gives random access. `prepare` writes it:
 
-    python -m experiments.prepare --name=celeb_a --directory=DIR
+    ddim-prepare --name=celeb_a --directory=DIR
 
 Names: 'cifar10', 'celeb_a', 'lsun/bedroom', 'lsun/church_outdoor', or any other of www.tensorflow.org/datasets/catalog
 whose examples have an 'image'.
@@ -159,7 +159,7 @@ def _lsun_examples(lmdb: types.ModuleType, extracted_dir: str, file_path: str) -
 
 
 def _how(name: str, directory: str | os.PathLike | None) -> str:
-    command = f"python -m experiments.prepare --name={name}" + (f" --directory={directory}" if directory else "")
+    command = f"ddim-prepare --name={name}" + (f" --directory={directory}" if directory else "")
     return f"prepare it with\n    {command}"
 
 

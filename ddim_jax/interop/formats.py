@@ -46,12 +46,17 @@ _SAMPLING = dict(steps=50, spacing="leading", eta=0.0, clip=False, count=64, dty
 def read(path: str | os.PathLike, format: str | None = None, image_size: int | None = None) -> Weights:
     """The weights at a path, in one of FORMATS; without `format` it is found out. Parameters are float32.
 
+    "digits" and "fashion_mnist" are those that ship with the package, where there is no file or folder of that name.
     `image_size` is for checkpoints that do not say, or that shall draw images of another size.
     Raises FileNotFoundError where there is nothing, and ValueError, saying what does not fit, where something else is.
     """
     path = at(path)
-    if not path.exists():
-        raise FileNotFoundError(f"there is no file or folder {path}; published weights are to be downloaded first")
+    if not path.exists() and str(path) not in weights.SHIPPED:
+        raise FileNotFoundError(
+            f"there is no file or folder {path}; published weights are to be downloaded first, and those that ship with the package "
+            f"are called {' and '.join(weights.SHIPPED)}"
+        )
+    path = path if path.exists() else weights.SHIPPED[str(path)]
     if format is not None and format not in FORMATS:
         raise ValueError(f"unknown format {format!r}; expected one of {', '.join(FORMATS)}")
     file, fields = _locate(path)

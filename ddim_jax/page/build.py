@@ -17,7 +17,7 @@ SOLVERS = ("ddim", "encode")  # without which there is nothing to show
 def build(exported: str | os.PathLike, folder: str | os.PathLike, package: str | os.PathLike | None = None) -> None:
     """Makes the page of an exported network, whole or not at all.
 
-    exported: a folder of `experiments.export --to=onnx`: the network, model.json and tables.json.
+    exported: a folder of `ddim-export --to=onnx`: the network, model.json and tables.json.
     folder:   what to write, new or empty.
     package:  npm's tarball of onnxruntime-web or the folder it unpacks to; None fetches it (see `runtime.files`).
 
@@ -62,6 +62,4 @@ def _text(path: pathlib.Path) -> str:
     try:
         return path.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{path} cannot be read ({error}); expected a folder that `experiments.export --to=onnx` wrote"
-        ) from error
+        raise ValueError(f"{path} cannot be read ({error}); expected a folder that `ddim-export --to=onnx` wrote") from error

@@ -47,7 +47,7 @@ def server(folder: str | os.PathLike, port: int) -> http.server.ThreadingHTTPSer
     """
     folder = pathlib.Path(folder)
     if not (folder / "index.html").is_file():
-        raise ValueError(f"{folder} holds no page (no index.html): make one with `experiments.export SRC {folder} --to=page`")
+        raise ValueError(f"{folder} holds no page (no index.html): make one with `ddim-export SRC {folder} --to=page`")
     if not 0 <= port <= 65535:
         raise ValueError(f"the port is {port}; expected a whole number from 0 (any that is free) to 65535")
     try:

@@ -363,7 +363,7 @@ def test_the_files_of_the_papers_data_sets_have_names_to_put_them_under(tmp_path
 def test_not_prepared(tmp_path):
     for name in ("cifar10", "celeb_a", "lsun/bedroom", "lsun/church_outdoor"):
         with pytest.raises(
-            FileNotFoundError, match=f"'{name}' is not prepared(.|\n)*experiments.prepare --name={name} --directory={tmp_path}"
+            FileNotFoundError, match=f"'{name}' is not prepared(.|\n)*ddim-prepare --name={name} --directory={tmp_path}"
         ):
             load(name, tmp_path)
 
@@ -376,7 +376,7 @@ def test_prepared_in_another_format(prepared, tmp_path, monkeypatch):
             copy.write_bytes(source.read_bytes().replace(b"array_record", b"tfrecord"))
     monkeypatch.setitem(sys.modules, "tensorflow", types.ModuleType("tensorflow"))  # as if it were installed
     for use in (lambda: load("tiny_pictures", tmp_path), lambda: ours.prepare("tiny_pictures", tmp_path)):
-        with pytest.raises(ValueError, match="tiny_pictures' as tfrecord(.|\n)*experiments.prepare --name=tiny_pictures"):
+        with pytest.raises(ValueError, match="tiny_pictures' as tfrecord(.|\n)*ddim-prepare --name=tiny_pictures"):
             use()
 
 

@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 def run(main, *arguments, platforms="cpu"):
     """A command whose main is these lines."""
-    lines = ["import jax", "import ddim_jax.data.images as images", "from experiments import command", "def main(argv):"]
+    lines = ["import jax", "import ddim_jax.data.images as images", "from ddim_jax.commands import command", "def main(argv):"]
     script = "\n".join([*lines, *(f"    {line}" for line in main.splitlines()), "command.run(main)"])
     return subprocess.run(
         [sys.executable, "-c", script, *arguments],

@@ -43,8 +43,8 @@ class Ended(NamedTuple):
 SEVERAL = """
 import contextlib, importlib, io, json, sys
 from absl import flags
-from experiments import command
-main = importlib.import_module("experiments." + sys.argv[1]).main
+from ddim_jax.commands import command
+main = importlib.import_module("ddim_jax.commands." + sys.argv[1]).main
 if sys.argv[1] in ("train", "distill"):
     flags.mark_flag_as_required("config")
 ends, positional = [], sys.argv[1] == "convert"

@@ -11,7 +11,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[2]
 MEET = """
 import jax
-from experiments import command
+from ddim_jax.commands import command
 command.define_multihost()
 def main(_):
     command.join()

@@ -86,7 +86,7 @@ def test_what_no_page_can_be_made_of(tmp_path, package, changes, message):
 
 def test_a_folder_that_was_not_exported(tmp_path, package):
     (tmp_path / "exported").mkdir()
-    with pytest.raises(ValueError, match=r"model.json cannot be read .*; expected a folder that `experiments.export --to=onnx`"):
+    with pytest.raises(ValueError, match=r"model.json cannot be read .*; expected a folder that `ddim-export --to=onnx`"):
         build(tmp_path / "exported", tmp_path / "page", package)
     folder = export(tmp_path / "whole")
     with pytest.raises(FileExistsError, match="already holds something"):

@@ -19,14 +19,15 @@ ROOT = pathlib.Path(__file__).parents[2]
 CHILD = """
 import contextlib, importlib, io, json, resource, signal, sys
 from absl import flags
-from experiments import command
+from ddim_jax.commands import command
 
 def late(*_):
     raise BaseException("it ran for 30 seconds")
 
 resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30))
 signal.signal(signal.SIGALRM, late)
-main = importlib.import_module("experiments." + sys.argv[1]).main
+room = "experiments." if sys.argv[1] in ("demo", "convergence") else "ddim_jax.commands."
+main = importlib.import_module(room + sys.argv[1]).main
 if sys.argv[1] in ("train", "distill"):
     flags.mark_flag_as_required("config")
 positional = sys.argv[1] == "convert"

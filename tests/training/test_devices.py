@@ -92,7 +92,7 @@ def together(workdir, steps, every=2, hooks_every=1, command=("-m", "experiments
 TWENTY = """
 from absl import app
 from ddim_jax import configuration
-from experiments import command, train
+from ddim_jax.commands import command, train
 arguments = configuration.run_arguments
 configuration.run_arguments = lambda config: arguments(config) | {"steps_per_call": 20}
 command.run(train.main)

@@ -4,33 +4,58 @@ import difflib
 import functools
 import linecache
 import os
+import pathlib
 import re
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn
 
 import jax
 from absl import app, flags, logging
 
-from configs import cifar10
 from ddim_jax.common.files import local, local_or_bucket
 
 _PATHS = dict.fromkeys(("images", "mask", "extractor_weights", "directory"), local)
 _PATHS |= dict.fromkeys(("workdir", "output", "checkpoint", "reference", "references"), local_or_bucket)
-FIELDS = {f"{part}.{field}": value for part, fields in cifar10.get_config().items() for field, value in fields.items()}
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Whether an error that is understood shows where it was raised, too.")
 flags.disclaim_key_flags()  # those below are of the command that asks for them, and in its --help
 
 
-def run(main: Callable[[list[str]], None], positional: bool = False) -> None:
+def run(main: Callable[[list[str]], None], positional: bool = False, about: str | None = None) -> None:
     """Runs main(arguments) with the flags of the command line. `positional`: whether it takes arguments that are no flags.
 
     Input that is refused ends in one line, `error: ...`, and exit status 1; wrong flags in status 2. What nobody foresaw comes
-    with its traceback.
+    with its traceback. --help shows `about`, by default what the module of `main` says of itself, and the flags of that module.
     """
+    _show_in_help(main.__module__, about)
     app.run(functools.partial(_guarded, main), flags_parser=functools.partial(_parsed, positional))
+
+
+def _show_in_help(module: str, about: str | None) -> None:
+    """absl shows the docstring and the flags of __main__, which is a file of a few lines; it knows it by its path."""
+    about = about or sys.modules[module].__doc__ or ""
+    if pathlib.Path(sys.argv[0]).stem.startswith("ddim-"):  # as the package installs its commands
+        about = about.replace("python -m experiments.", "ddim-")
+    sys.modules["__main__"].__doc__ = about
+    for flag in flags.FLAGS.get_key_flags_for_module(module):
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+
+
+def fields(path: str) -> dict[str, Any]:
+    """{"training.seed": 0, ...} of a file of the flag --config; empty where it cannot be read."""
+    try:
+        config: Any = flags.FLAGS["config"].parser.parse(path)
+        return {f"{part}.{field}": value for part, fields in config.items() for field, value in fields.items()}
+    except Exception:  # the flag itself says what is wrong
+        return {}
+
+
+def config_path(argv: Sequence[str]) -> str | None:
+    """The path that is given as --config."""
+    found = re.search(r"^--?config[=\n](.+)$", "\n".join(argv), re.M)
+    return found and found[1]
 
 
 def define_multihost() -> None:
@@ -85,20 +110,21 @@ def _parsed(positional: bool, argv: Sequence[str]) -> list[str]:
     except (flags.Error, ValueError, ModuleNotFoundError) as error:
         _end(error, 2)
     except (AttributeError, KeyError) as error:  # of the flag --config, where an override names no field
-        unknown = [name for name in re.findall(r"^--?(?:no)?config\.([\w.]+)", "\n".join(argv), re.M) if name not in FIELDS]
+        known = fields(config_path(argv) or "")
+        unknown = [name for name in re.findall(r"^--?(?:no)?config\.([\w.]+)", "\n".join(argv), re.M) if name not in known]
         if not unknown and "get_config" in str(error):
             _end(f"--config names a file that is no configuration: it has no function get_config ({error})", 2)
         if not unknown:
             raise
-        near = " or ".join(_nearest(unknown[0]))
+        near = " or ".join(_nearest(unknown[0], known))
         _end(f"there is no config.{unknown[0]}{near and f'; did you mean {near}?'} --help lists all", 2)
     except (OSError, SyntaxError) as error:
         _end(f"--config cannot be read: {str(error).splitlines()[-1].strip()}", 2)
 
 
-def _nearest(wrong: str) -> list[str]:
+def _nearest(wrong: str, known: Iterable[str]) -> list[str]:
     """The fields that somebody may mean who writes `wrong`: of these initials ("lr"), or of the nearest name."""
-    written, names = wrong.split(".")[-1], {name: name.split(".")[1] for name in FIELDS}
+    written, names = wrong.split(".")[-1], {name: name.split(".")[1] for name in known}
     initials = {field for field in names.values() if written == "".join(word[0] for word in field.split("_"))}
     near = initials or difflib.get_close_matches(written, sorted(set(names.values())), 1)
     return [f"config.{name}" for name, field in names.items() if field in near]
