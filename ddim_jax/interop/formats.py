@@ -53,8 +53,8 @@ def read(path: str | os.PathLike, format: str | None = None, image_size: int | N
     path = at(path)
     if not path.exists() and str(path) not in weights.SHIPPED:
         raise FileNotFoundError(
-            f"there is no file or folder {path}; published weights are to be downloaded first, and those that ship with the package "
-            f"are called {' and '.join(weights.SHIPPED)}"
+            f"there is no file or folder {path}; published weights are to be downloaded first; what ships is called "
+            f"{' and '.join(weights.SHIPPED)}"
         )
     path = path if path.exists() else weights.SHIPPED[str(path)]
     if format is not None and format not in FORMATS:
