@@ -11,6 +11,10 @@ import zipfile
 
 import numpy as np
 import pytest
+from PIL import Image
+
+from ddim_jax import configuration
+from tests import tiny
 
 pytestmark = pytest.mark.slow
 ROOT = pathlib.Path(__file__).parents[1]
@@ -21,15 +25,19 @@ import ddim_jax
 
 assert pathlib.Path(ddim_jax.__file__).is_relative_to(sys.prefix), f"{ddim_jax.__file__} is not in {sys.prefix}"
 for module in pkgutil.walk_packages(ddim_jax.__path__, "ddim_jax."):
-    print(importlib.import_module(module.name).__name__)
+    if not module.name.startswith("ddim_jax.commands."):  # each defines its flags, of which a process has one set
+        print(importlib.import_module(module.name).__name__)
 """
 
-SAMPLE = """
-import numpy as np
-import ddim_jax
-from ddim_jax import weights
+CONFIG = """
+import json
+import ml_collections
 
-np.save("digits.npy", ddim_jax.load(weights.DIGITS).sample(2, steps=5, spacing="quadratic", label=[3, 8]))
+def get_config():
+    config = ml_collections.ConfigDict(json.loads({!r}))
+    config.data.name = "folder"
+    config.data.directory = "images"
+    return config
 """
 
 TYPES = """
@@ -74,7 +82,13 @@ def run(wheel, tmp_path_factory):
         assert result.returncode == 0, result.stdout + result.stderr
         return result.stdout
 
-    run.folder, run.python = folder, python
+    def start(name, *arguments):
+        """A command of the wheel, as a shell starts it."""
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"JAX_PLATFORMS": "cpu"}
+        pipe, line = subprocess.PIPE, [python.with_name(name), *arguments]
+        return subprocess.Popen(line, cwd=folder, env=environment, stdout=pipe, stderr=pipe, text=True)
+
+    run.folder, run.python, run.start = folder, python, start
     return run
 
 
@@ -90,19 +104,53 @@ def test_holds_the_package_alone(wheel):
 def test_every_module_can_be_imported(run):
     modules = {path.relative_to(ROOT).with_suffix("") for path in (ROOT / "ddim_jax").rglob("*.py")}
     expected = {".".join(path.parts).removesuffix(".__init__") for path in modules} - {"ddim_jax"}
-    assert set(run("-c", IMPORT).split()) == expected
+    commands = {name for name in expected if name.startswith("ddim_jax.commands.")}
+    assert set(run("-c", IMPORT).split()) == expected - commands
 
 
-def test_draws_digits(run):
-    """As in MNIST: light strokes on a dark ground (-1), which alone is what the two outermost rows and columns hold."""
-    run("-c", SAMPLE)
-    digits = np.load(run.folder / "digits.npy")
-    assert digits.shape == (2, 28, 28, 1)
+def test_every_command_is_there(run):
+    """Each is a module of ddim_jax.commands, and refuses in one line a flag that it does not have."""
+    names = {path.stem for path in (ROOT / "ddim_jax" / "commands").glob("*.py")} - {"__init__", "command"}
+    assert {path.name for path in run.python.parent.glob("ddim-*")} == {f"ddim-{name}" for name in names}
+    started = [run.start(f"ddim-{name}", "--nonsense=1") for name in sorted(names)]
+    for process in started:
+        out, err = process.communicate(timeout=300)
+        assert (process.returncode, out, err) == (2, "", "error: Unknown command line flag 'nonsense'\n"), process.args
+
+
+def test_a_command_says_how_it_is_called(run):
+    out, err = run.start("ddim-sample", "--helpshort").communicate(timeout=300)
+    assert err == "" and "ddim-sample --workdir=runs/digits --label=3,4" in out and "--[no]clip" in out
+    assert "experiments" not in out
+
+
+def test_a_command_draws_the_digits_that_ship(run):
+    """As in MNIST: light strokes on a dark ground (0), which alone is what the two outermost rows and columns hold."""
+    asked = ["--label=3,8", "--num_images=4", "--steps=5", "--spacing=quadratic", "--modes=grid,npz", "--output=drawn"]
+    process = run.start("ddim-sample", "--checkpoint=digits", *asked)
+    out, err = process.communicate(timeout=300)
+    assert (process.returncode, err) == (0, "") and out.endswith("wrote grid, npz into drawn\n"), out + err
+    digits = np.load(run.folder / "drawn" / "samples.npz")["samples"]
+    assert digits.shape == (4, 28, 28, 1)
     frame = np.ones((28, 28, 1), bool)
     frame[2:-2, 2:-2] = False
-    np.testing.assert_allclose(digits[:, frame].mean(1), -1, atol=0.05)
-    light = (digits > 0).mean((1, 2, 3))
+    assert np.all(digits[:, frame].mean(1) < 0.025 * 255)
+    light = (digits >= 128).mean((1, 2, 3))
     assert np.all((0.03 < light) & (light < 0.31)), light  # 0.037 to 0.306 in 4,500 real digits
+    with Image.open(run.folder / "drawn" / "samples.png") as picture:
+        assert picture.size == (2 + 2 * (28 + 2), 2 + 2 * (28 + 2))  # two rows of two digits, with lines of 2 pixels around
+
+
+def test_a_command_trains_by_a_file(run):
+    """Which needs nothing of the checkout, on images of a folder."""
+    (run.folder / "images").mkdir()
+    for i, pixels in enumerate(np.random.default_rng(0).integers(256, size=(16, 28, 28), dtype=np.uint8)):
+        Image.fromarray(pixels).save(run.folder / "images" / f"{i}.png")
+    (run.folder / "mine.py").write_text(CONFIG.format(tiny.get_config().to_json()))
+    process = run.start("ddim-train", "--config=mine.py", "--workdir=run", "--config.training.steps=2")
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0 and "run: all 2 steps are done" in out, out + err
+    assert configuration.load(run.folder / "run" / "config.json").training.steps == 2
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("mypy"), reason="the extra ddim_jax[lint] brings the type checker")
