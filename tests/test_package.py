@@ -41,9 +41,15 @@ def test_an_unknown_name():
         ddim_jax.sampel  # noqa: B018
 
 
-def test_the_citation_is_of_this_version():
-    cited = re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
-    assert cited and cited[1] == ddim_jax.__version__
+@pytest.mark.parametrize(
+    "file, pattern",
+    [("CITATION.cff", r"^version: (.*)$"), ("CHANGELOG.md", r"^## (\S+)")],  # of which the newest stands first
+)
+def test_the_version_is_the_same_everywhere(file, pattern):
+    """setup.cfg and docs/conf.py read it from the package."""
+    written = re.search(pattern, (ROOT / file).read_text(), re.MULTILINE)
+    assert written and written[1] == ddim_jax.__version__
+    assert "version = attr: ddim_jax.__version__" in (ROOT / "setup.cfg").read_text()
 
 
 def untyped(body: list[ast.stmt]) -> list[str]:
