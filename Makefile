@@ -13,7 +13,7 @@ TEST = $(VENV)/bin/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=
 # Of evaluation. They ask for torchvision, a large download that has to be of one build with torch and that no test here uses.
 ORACLES := torch-fidelity==0.4.0 pytorch-fid==0.3.0
 
-.PHONY: demo test fast-test peers-test site lint pythons clean
+.PHONY: demo test fast-test peers-test site links lint pythons clean
 
 demo: $(VENV)/demo.installed
 	$(VENV)/bin/python -m experiments.demo --output=runs/demo
@@ -32,6 +32,10 @@ peers-test: $(VENV)/peers.installed
 # The documentation as a site, runs/site/index.html.
 site: $(VENV)/docs.installed
 	$(VENV)/bin/python -m sphinx -W --keep-going -q -c docs . runs/site
+
+# Whether the addresses that its pages name answer: for people, since the web is no part of the tests.
+links: $(VENV)/docs.installed
+	$(VENV)/bin/python -m sphinx -b linkcheck -q -c docs . runs/links
 
 lint: $(VENV)/lint.installed
 	$(VENV)/bin/python -m ruff format --check
