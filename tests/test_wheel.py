@@ -109,10 +109,10 @@ def test_every_module_can_be_imported(run):
 
 
 def test_every_command_is_there(run):
-    """Each is a module of ddim_jax.commands, and refuses in one line a flag that it does not have."""
+    """Each is a module of ddim_jax.commands, and refuses in one line a flag that it does not have. Two are run below."""
     names = {path.stem for path in (ROOT / "ddim_jax" / "commands").glob("*.py")} - {"__init__", "command"}
     assert {path.name for path in run.python.parent.glob("ddim-*")} == {f"ddim-{name}" for name in names}
-    started = [run.start(f"ddim-{name}", "--nonsense=1") for name in sorted(names)]
+    started = [run.start(f"ddim-{name}", "--nonsense=1") for name in sorted(names - {"sample", "train"})]
     for process in started:
         out, err = process.communicate(timeout=300)
         assert (process.returncode, out, err) == (2, "", "error: Unknown command line flag 'nonsense'\n"), process.args
