@@ -29,14 +29,17 @@ def run(main: Callable[[list[str]], None], positional: bool = False, about: str 
     Input that is refused ends in one line, `error: ...`, and exit status 1; wrong flags in status 2. What nobody foresaw comes
     with its traceback. --help shows `about`, by default what the module of `main` says of itself, and the flags of that module.
     """
-    _show_in_help(main.__module__, about)
+    installed = pathlib.Path(sys.argv[0]).stem.startswith("ddim-")  # what the package installs, not a file of experiments/
+    if installed and not sys.flags.safe_path:
+        sys.path.insert(0, os.getcwd())  # where `python -m` looks, too, for what configurations and --classifier import
+    _show_in_help(main.__module__, about, installed)
     app.run(functools.partial(_guarded, main), flags_parser=functools.partial(_parsed, positional))
 
 
-def _show_in_help(module: str, about: str | None) -> None:
+def _show_in_help(module: str, about: str | None, installed: bool) -> None:
     """absl shows the docstring and the flags of __main__, which is a file of a few lines; it knows it by its path."""
     about = about or sys.modules[module].__doc__ or ""
-    if pathlib.Path(sys.argv[0]).stem.startswith("ddim-"):  # as the package installs its commands
+    if installed:
         about = about.replace("python -m experiments.", "ddim-")
     sys.modules["__main__"].__doc__ = about
     for flag in flags.FLAGS.get_key_flags_for_module(module):
@@ -47,7 +50,7 @@ def fields(path: str) -> dict[str, Any]:
     """{"training.seed": 0, ...} of a file of the flag --config; empty where it cannot be read."""
     try:
         config: Any = flags.FLAGS["config"].parser.parse(path)
-        return {f"{part}.{field}": value for part, fields in config.items() for field, value in fields.items()}
+        return {f"{part}.{field}": value for part, parts in config.items() for field, value in parts.items()}
     except Exception:  # the flag itself says what is wrong
         return {}
 
@@ -111,7 +114,8 @@ def _parsed(positional: bool, argv: Sequence[str]) -> list[str]:
         _end(error, 2)
     except (AttributeError, KeyError) as error:  # of the flag --config, where an override names no field
         known = fields(config_path(argv) or "")
-        unknown = [name for name in re.findall(r"^--?(?:no)?config\.([\w.]+)", "\n".join(argv), re.M) if name not in known]
+        given = re.findall(r"^--?(?:no)?config\.([\w.]+)", "\n".join(argv), re.M)
+        unknown = [name for name in given if known and name not in known]
         if not unknown and "get_config" in str(error):
             _end(f"--config names a file that is no configuration: it has no function get_config ({error})", 2)
         if not unknown:

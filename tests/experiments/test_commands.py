@@ -313,6 +313,14 @@ def test_train_says_what_is_wrong_before_it_begins(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_configuration_with_a_fault_of_its_own_shows_its_traceback(tmp_path):
+    """The fields that the command line names are not at fault."""
+    (tmp_path / "broken.py").write_text("def get_config():\n    return {}['what nobody foresaw']\n")
+    done = command("train", f"--config={tmp_path}/broken.py", f"--workdir={tmp_path}/run", "--config.training.seed=1")
+    assert done.returncode == 1 and done.stderr.endswith("KeyError: 'what nobody foresaw'\n")
+
+
+@pytest.mark.slow
 def test_help_shows_the_fields_of_the_configuration():
     done = command("train", "--help")
     for field in ("--config.training.learning_rate=0.0002", "--config.data.image_size=(32, 32)", "--config.model.channels=128"):
