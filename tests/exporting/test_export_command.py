@@ -35,7 +35,8 @@ def serving(source, tmp_path):
     except ValueError as error:
         pytest.skip(str(error))
     command = [sys.executable, "-m", "experiments.export", source, tmp_path / "page", "--to=page", "--serve", "--port=0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # which shells have what runs in the background ignore
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=heed)
     said = []
     for line in process.stdout:
         said.append(line)
