@@ -35,8 +35,9 @@ def serving(source, tmp_path):
     except ValueError as error:
         pytest.skip(str(error))
     command = [sys.executable, "-m", "experiments.export", source, tmp_path / "page", "--to=page", "--serve", "--port=0"]
-    heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # which shells have what runs in the background ignore
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=heed)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which shells have what runs in the background ignore
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    signal.signal(signal.SIGINT, before)
     said = []
     for line in process.stdout:
         said.append(line)
