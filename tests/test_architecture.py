@@ -18,8 +18,8 @@ CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
 # above it know what a configuration is; `commands` read flags, and nothing imports them.
 ALLOWED = {
     "common": set(),
-    "diffusion": set(),
-    "models": set(),
+    "diffusion": {"common"},
+    "models": {"common"},
     "evaluation": {"common", "data", "diffusion", "inference", "models"},
     "data": {"common"},
     "training": {"common", "data", "diffusion", "models"},

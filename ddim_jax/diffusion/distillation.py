@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from ddim_jax.common import draws
 from ddim_jax.diffusion.process import (
     EpsFn,
     Predict,
@@ -96,6 +97,6 @@ def drawn_loss(
 
     Raises ValueError as `distillation_loss` and `process.make_predictor` do.
     """
-    eps = jax.vmap(lambda key: jax.random.normal(key, x0.shape[1:]))(keys)
+    eps = jax.vmap(lambda key: draws.normal(key, x0.shape[1:]))(keys)
     student, teaches = (make_predictor(schedule, each, prediction) for each in (network, teacher))
     return distillation_loss(schedule, student, teaches, tau, x0, t, eps)

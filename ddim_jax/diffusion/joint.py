@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from ddim_jax.common import draws
 from ddim_jax.diffusion.process import check_std, forward_posterior, noise_scale, q_sample, reverse_posterior
 from ddim_jax.diffusion.schedule import Array, Schedule, pairs
 
@@ -62,4 +63,4 @@ def _steps(schedule: Schedule, x0, tau, std):
 
 
 def _normal(key, i, like):
-    return jax.random.normal(jax.random.fold_in(key, i), like.shape, like.dtype)
+    return draws.normal(jax.random.fold_in(key, i), like.shape, like.dtype)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from ddim_jax.common import draws
 from ddim_jax.diffusion.process import EpsFn, check_shape, q_sample, velocity
 from ddim_jax.diffusion.schedule import Array, Schedule, values
 
@@ -83,7 +84,7 @@ def drawn_loss(
 
     Raises ValueError as `denoising_loss` does.
     """
-    eps = jax.vmap(lambda key: jax.random.normal(key, x0.shape[1:]))(keys)
+    eps = jax.vmap(lambda key: draws.normal(key, x0.shape[1:]))(keys)
     loss = denoising_loss(schedule, network, x0, t, eps, prediction)
     if not min_snr_gamma:
         return loss

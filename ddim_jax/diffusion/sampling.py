@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from ddim_jax.common import draws
 from ddim_jax.diffusion.process import Predict, check_shape, per_example
 from ddim_jax.diffusion.scan import Record, Step, scan_rows
 from ddim_jax.diffusion.schedule import Array, Schedule, is_known
@@ -83,8 +84,8 @@ def run(
         x0, eps = jnp.asarray(x0, x.dtype), jnp.asarray(eps, x.dtype)
         x0s, epss = _push(x0s, x0), _push(epss, eps)
         after: Any = sum(weight * past for weight, past in zip((*w.x0, *w.eps), (*x0s, *epss)))
-        if key is not None:
-            after += w.noise * _normal(key, i, x)
+        if key is not None:  # drawing takes longer than all else here, so a row without noise draws none
+            after = jax.lax.cond(w.noise == 0, lambda x: x, lambda x: x + w.noise * _normal(key, i, x), after)
         return (after, (x0s, epss)), Step(i, after, x0, eps)
 
     weights = {column: jnp.asarray(getattr(table, column), x.dtype) for column in ("x0", "eps", "noise")}
@@ -100,8 +101,8 @@ def _push(history: jax.Array, newest: jax.Array) -> jax.Array:
 def _normal(key: jax.Array, i: jax.Array, like: jax.Array) -> jax.Array:
     """The noise of step i: of the batch from one key, or of each example from its own."""
     if key.ndim == 0:
-        return jax.random.normal(jax.random.fold_in(key, i), like.shape, like.dtype)
-    return jax.vmap(lambda k: jax.random.normal(jax.random.fold_in(k, i), like.shape[1:], like.dtype))(key)
+        return draws.normal(jax.random.fold_in(key, i), like.shape, like.dtype)
+    return jax.vmap(lambda k: draws.normal(jax.random.fold_in(k, i), like.shape[1:], like.dtype))(key)
 
 
 def reconstruct(predict: Predict, schedule: Schedule, tau: ArrayLike, x0: jax.Array) -> jax.Array:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddim_jax.common import draws
 from ddim_jax.common.devices import LocalDevices
 from ddim_jax.common.seeds import stream
 from ddim_jax.data.images import to_float
@@ -35,7 +36,7 @@ def by_bound(model: Model, tau: np.ndarray, images: np.ndarray, index: np.ndarra
     std = np.append(step_std(model.schedule, t[:-1], s[:-1], 1.0), transition_std(model.schedule, t[-1], s[-1]))
 
     def nats(predict: Predict, x0: jax.Array, key: jax.Array) -> jax.Array:
-        eps = jax.random.normal(key, (len(t), *x0.shape))
+        eps = draws.normal(key, (len(t), *x0.shape))
         bound = likelihood.variational_bound(model.schedule, lambda x, t: predict(x, t).eps, tau, std, x0, eps, discretised=True)
         return bound.total
 

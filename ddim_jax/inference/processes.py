@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from ddim_jax.common import draws
 from ddim_jax.diffusion import discrete, process, sampling, solvers
 from ddim_jax.diffusion.schedule import Schedule
 
@@ -27,7 +28,7 @@ def gaussian(schedule: Schedule, prediction: str = "eps") -> Process:
     """The paper's processes over real values, for a network that predicts "eps", "x0" or "v"."""
 
     def noise(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-        return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+        return jax.vmap(lambda key: draws.normal(key, shape))(keys)
 
     def predictor(network: process.EpsFn) -> process.Predict:
         return process.make_predictor(schedule, network, prediction)

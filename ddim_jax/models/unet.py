@@ -13,6 +13,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ddim_jax.common import draws
+
 Parts = Sequence[jax.Array]  # the halves [B, H, W, C_i] of a tensor that was never concatenated along its channels
 
 initial = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
@@ -66,6 +68,19 @@ class GroupNorm(nn.Module):
         return [(x * g + b).astype(self.dtype) for x, g, b in zip(centred, split(gain), split(bias))]
 
 
+class Dropout(nn.Module):
+    """As `flax.linen.Dropout`, to the bit, with numbers that are drawn faster on CPUs."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        if not self.rate:
+            return x
+        keep = draws.uniform(self.make_rng("dropout"), x.shape) < 1 - self.rate
+        return jnp.where(keep, x / (1 - self.rate), 0)
+
+
 class ResBlock(nn.Module):
     """norm, swish, conv, + time, norm, swish, dropout, conv, + input."""
 
@@ -79,7 +94,7 @@ class ResBlock(nn.Module):
         h = conv(self.features, 3, self.dtype, "conv1")(h)
         h += nn.Dense(self.features, kernel_init=initial, dtype=self.dtype, name="time")(nn.swish(time))[:, None, None]
         (h,) = GroupNorm(self.dtype, name="norm2")([h])
-        h = nn.Dropout(self.dropout, deterministic=not train)(nn.swish(h))
+        h = Dropout(self.dropout if train else 0.0)(nn.swish(h))
         h = conv(self.features, 3, self.dtype, "conv2", near_zero)(h)
         x = jnp.concatenate(parts, axis=-1)
         if x.shape[-1] != self.features:

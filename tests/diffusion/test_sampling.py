@@ -123,6 +123,27 @@ def test_older_predictions_follow_the_newest_in_a_table():
         np.testing.assert_allclose(path.x[i + 1], x, rtol=1e-10)
 
 
+@pytest.mark.parametrize("keys", [KEY, jax.random.split(KEY, 3)])
+def test_compiled_code_draws_for_a_row_with_noise_alone(keys):
+    """In a branch on the weight of the noise, so that eta = 0 draws none, though the table is an argument."""
+
+    def primitives(jaxpr):
+        for equation in jaxpr.eqns:
+            yield equation.primitive.name
+            if equation.primitive.name != "cond":
+                for inner in jax.tree.leaves(list(equation.params.values())):
+                    if hasattr(inner, "jaxpr"):
+                        yield from primitives(inner.jaxpr)
+
+    traced = jax.make_jaxpr(functools.partial(sample, PREDICT))(ddim(SCHEDULE, [0, 400, 1000]), latents(3, 2), keys)
+    found = set(primitives(traced.jaxpr))
+    assert {"scan", "cond"} <= found and not any(name.startswith(("random_", "threefry")) for name in found)
+    etas = jax.tree.map(lambda *columns: jnp.stack(columns), *(ddim(SCHEDULE, [0, 400, 1000], eta) for eta in (0.0, 1.0)))
+    together = jax.vmap(RUN, (0, None, None))(etas, latents(3, 2), keys)  # where both branches are taken
+    for eta, end in zip((0.0, 1.0), together):
+        np.testing.assert_allclose(end, RUN(ddim(SCHEDULE, [0, 400, 1000], eta), latents(3, 2), keys), rtol=1e-10)
+
+
 def test_a_sample_of_its_own_key_does_not_depend_on_its_batch():
     table, x, keys = ddpm(SCHEDULE, subsequence(1000, 5, "linspace"), "large"), latents(4, 2, 2, 1), jax.random.split(KEY, 4)
     together = RUN(table, x, keys)
