@@ -2,9 +2,11 @@
 
 import difflib
 import functools
+import hashlib
 import linecache
 import os
 import pathlib
+import platform
 import re
 import sys
 import traceback
@@ -33,7 +35,32 @@ def run(main: Callable[[list[str]], None], positional: bool = False, about: str 
     if installed and not sys.flags.safe_path:
         sys.path.insert(0, os.getcwd())  # where `python -m` looks, too, for what configurations and --classifier import
     _show_in_help(main.__module__, about, installed)
+    _keep_compiled_programs()
     app.run(functools.partial(_guarded, main), flags_parser=functools.partial(_parsed, positional))
+
+
+def _keep_compiled_programs() -> None:
+    """In the user's cache folder, unless JAX is told of another: the next start compiles nothing, and so takes seconds.
+
+    Programs for one processor may not run on another, and a home folder may be of several machines, so each has its own.
+    """
+    if jax.config.jax_compilation_cache_dir is not None:
+        return
+    try:
+        features = re.search("^(flags|Features).*", pathlib.Path("/proc/cpuinfo").read_text(), re.M)
+    except OSError:
+        features = None
+    kind = hashlib.sha256((features[0] if features else platform.processor()).encode()).hexdigest()[:8]
+    caches = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+    folder = caches / "ddim_jax" / f"compiled-{platform.machine()}-{kind}"
+    try:
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            note = "compiled programs are kept there, so that the next start is faster (JAX_COMPILATION_CACHE_DIR: elsewhere)"
+            print(f"{folder}: {note}", file=sys.stderr)
+    except OSError:
+        return  # a home that nobody may write to keeps none
+    jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 def _show_in_help(module: str, about: str | None, installed: bool) -> None:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from ddim_jax.common import draws
+from ddim_jax.models.convolution import convolve
 
 Parts = Sequence[jax.Array]  # the halves [B, H, W, C_i] of a tensor that was never concatenated along its channels
 
@@ -32,7 +33,9 @@ def time_embedding(step: jax.Array, width: int) -> jax.Array:
 def conv(features: int, size: int, dtype: Any, name: str, init: Any = initial, stride: int = 1) -> nn.Conv:
     """A convolution of size x size. A stride of 2 pads below and on the right alone, as the published networks do."""
     padding = "SAME" if stride == 1 else ((0, 1), (0, 1))
-    return nn.Conv(features, (size, size), stride, padding, kernel_init=init, dtype=dtype, name=name)
+    return nn.Conv(
+        features, (size, size), stride, padding, kernel_init=init, dtype=dtype, name=name, conv_general_dilated=convolve
+    )
 
 
 class GroupNorm(nn.Module):

@@ -137,16 +137,15 @@ def test_guidance_by_two_calls(exported, digits):
 
 
 OPTIONS = {
-    "plain": {},
-    "grey": {"colours": 1},
-    "no square": {"image_size": (8, 12), "attention_sides": (4, 6)},
-    "attention on all levels": {"attention_sides": (8, 4)},
+    "x0, grey, no square": {
+        "colours": 1,
+        "image_size": (8, 12),
+        "attention_sides": (4, 6),
+        "diffusion": {"prediction": "x0"},
+    },
     "one level": {"multipliers": (2,), "attention_sides": ()},
     "three levels": {"image_size": (16, 16), "multipliers": (1, 3, 2), "num_blocks": 2},
     "no blocks": {"num_blocks": 0},
-    "patches": {"patch_size": 2, "attention_sides": ()},
-    "classes": {"num_classes": 4},
-    "skip of the input": {"input_skip": True},
     "all": {
         "num_classes": 3,
         "input_skip": True,
@@ -156,7 +155,6 @@ OPTIONS = {
         "dropout": 0.1,
     },
     "v, clipped": {"diffusion": {"prediction": "v"}, "sampling": {"clip": True}},
-    "x0": {"diffusion": {"prediction": "x0"}},
     "pure noise": {"diffusion": {"prediction": "v", "zero_terminal_snr": True}, "sampling": {"spacing": "trailing"}},
 }
 
