@@ -13,15 +13,17 @@ weights, which is checked first; its calls alternate with ours, since machines a
 last, as it is and by torch.compile (on GPUs with CUDA graphs, too), Adam fused: the fastest of them counts.
 """
 
+import contextlib
 import functools
 import importlib.metadata
+import itertools
 import json
 import pathlib
 import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -34,6 +36,7 @@ from ddim_jax.commands import command
 from ddim_jax.common import extras
 from ddim_jax.common.files import check_writable, whole
 from ddim_jax.diffusion import process, sampling, schedule, solvers
+from ddim_jax.interop import to_diffusers
 from ddim_jax.training import loop, planning
 
 MEASURES = ("sampler", "sampling", "training")
@@ -61,10 +64,10 @@ def main(_):
     configuration.check(config)
     found: dict[str, Any] = {"about": about(peer is not None)}
     print(", ".join(f"{name} {value}" for name, value in found["about"].items()))
-    for measure in dict.fromkeys(_MEASURE.value):
-        for name, entry in globals()[f"measure_{measure}"](config, peer):
-            found[name] = entry
-            print(describe(name, entry), flush=True)
+    measures = {"sampler": measure_sampler, "sampling": measure_sampling, "training": measure_training}
+    for name, figures in itertools.chain.from_iterable(measures[each](config, peer) for each in dict.fromkeys(_MEASURE.value)):
+        found[name] = figures
+        print(describe(name, figures), flush=True)
     if _OUTPUT.value:
         with whole(_OUTPUT.value) as part:
             part.write_text(json.dumps(found, indent=1) + "\n")
@@ -105,7 +108,8 @@ def measure_sampling(config, peer):
     params, x = jax.device_put(params), generator.latents(0, np.arange(batch))[0]
     calls = {"ours": lambda: jax.block_until_ready(generator.sample(params, table, x))}
     if peer:
-        calls |= peer.sampling(exported(config, params), np.asarray(x), steps, _DTYPE.value, np.asarray(calls["ours"]()))
+        with exported(config, params) as folder:
+            calls |= peer.sampling(folder, np.asarray(x), steps, _DTYPE.value, np.asarray(calls["ours"]()))
     yield f"sampling, {_DTYPE.value}, batch {batch}", entry(calls, batch * steps, "image-steps/s")
 
 
@@ -130,7 +134,8 @@ def measure_training(config, peer):
     calls = {"ours": ours}
     done = batch * per_call * max(1, steps // per_call)
     if peer:
-        calls |= peer.training(exported(config, params), images[:batch], done // batch, _DTYPE.value, config)
+        with exported(config, params) as folder:
+            calls |= peer.training(folder, images[:batch], done // batch, _DTYPE.value, config)
     found = entry(calls, done, "images/s")
     rate = planning.peak_rate(task, batch, jax.devices())
     if rate:
@@ -145,13 +150,13 @@ def random_params(config) -> Any:
     return jax.tree.map(lambda leaf: draw.normal(0, 0.02, leaf.shape).astype(np.float32), shapes)
 
 
-def exported(config, params) -> pathlib.Path:
-    """A folder of diffusers that holds the network."""
-    from ddim_jax.interop import to_diffusers
-
-    folder = pathlib.Path(tempfile.mkdtemp()) / "peer"
-    to_diffusers.save(folder, weights.Weights(config, jax.device_get(params)))
-    return folder
+@contextlib.contextmanager
+def exported(config, params) -> Iterator[pathlib.Path]:
+    """A folder of diffusers that holds the network, for as long as the context lasts."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "peer"
+        to_diffusers.save(path, weights.Weights(config, jax.device_get(params)))
+        yield path
 
 
 def entry(calls: Mapping[str, Call], amount: int, unit: str, slower_is_more: bool = False) -> dict[str, Any]:

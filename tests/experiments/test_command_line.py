@@ -101,3 +101,24 @@ def test_a_device_that_is_not_there(platforms):
             pytest.skip("this machine has one")
         assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
         assert done.stderr.startswith(f"error: JAX has no device for JAX_PLATFORMS={platforms} on this machine")
+
+
+SMALL = """
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+command.run(lambda _: jax.jit(lambda x: x + 1)(1.0), about="")
+"""
+
+
+def test_compiled_programs_are_kept_and_it_is_said_once(tmp_path):
+    """In the folder for caches, where JAX is not told of another."""
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    line = [sys.executable, "-c", "import jax\nfrom ddim_jax.commands import command\n" + SMALL]
+    said = [
+        subprocess.run(
+            line, env=environment | {"XDG_CACHE_HOME": str(tmp_path)}, capture_output=True, text=True, check=True
+        ).stderr
+        for _ in range(2)
+    ]
+    (folder,) = (tmp_path / "ddim_jax").iterdir()
+    assert said[0].startswith(f"{folder}: compiled programs are kept there") and said[1] == ""
+    assert any(folder.iterdir())
