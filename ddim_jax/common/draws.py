@@ -15,8 +15,9 @@ _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA
 
 
-def normal(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+def normal(key: jax.Array, shape: tuple[int, ...], dtype: Any = float) -> jax.Array:
     """Standard normal numbers, what `jax.random.normal(key, shape, dtype)` gives; the key is a typed one."""
+    dtype = jnp.result_type(dtype)  # of `float`, float64 where JAX has it
     if not _is_written_out(key, shape, dtype):
         return jax.random.normal(key, shape, dtype)
 
@@ -28,11 +29,11 @@ def normal(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> 
 
 
 def uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Numbers in [0, 1), what `jax.random.uniform(key, shape)` gives; the key is a typed one."""
+    """Numbers in [0, 1), what `jax.random.uniform(key, shape, jnp.float32)` gives; the key is a typed one."""
     if not _is_written_out(key, shape, jnp.float32):
-        return jax.random.uniform(key, shape)
+        return jax.random.uniform(key, shape, jnp.float32)
     return jax.lax.platform_dependent(
-        key, cpu=lambda key: _uniform(key, shape), default=lambda key: jax.random.uniform(key, shape)
+        key, cpu=lambda key: _uniform(key, shape), default=lambda key: jax.random.uniform(key, shape, jnp.float32)
     )
 
 

@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 
 from ddim_jax.common import draws
 from ddim_jax.diffusion.process import Predict, check_shape, per_example
-from ddim_jax.diffusion.scan import Record, Step, scan_rows
+from ddim_jax.diffusion.scan import Record, Step, scan_rows, varying
 from ddim_jax.diffusion.schedule import Array, Schedule, is_known
 from ddim_jax.diffusion.solvers import StepTable, ddim, encode
 
@@ -85,7 +85,11 @@ def run(
         x0s, epss = _push(x0s, x0), _push(epss, eps)
         after: Any = sum(weight * past for weight, past in zip((*w.x0, *w.eps), (*x0s, *epss)))
         if key is not None:  # drawing takes longer than all else here, so a row without noise draws none
-            after = jax.lax.cond(w.noise == 0, lambda x: x, lambda x: x + w.noise * _normal(key, i, x), after)
+
+            def noisy(x):
+                return x + w.noise * _normal(key, i, x)
+
+            after = jax.lax.cond(w.noise == 0, lambda x: x, noisy, varying(after, lambda: jax.eval_shape(noisy, after)))
         return (after, (x0s, epss)), Step(i, after, x0, eps)
 
     weights = {column: jnp.asarray(getattr(table, column), x.dtype) for column in ("x0", "eps", "noise")}

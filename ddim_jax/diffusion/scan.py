@@ -44,7 +44,7 @@ def scan_rows(
         return jax.eval_shape(visit, carry, jax.tree.map(lambda column: column[0], columns))
 
     if rows is None:
-        return jax.lax.scan(visit, _varying(carry, after_a_row), columns)
+        return jax.lax.scan(visit, varying(carry, after_a_row), columns)
     rows = _checked(rows, table[0].shape[0])
 
     def visit_and_keep(carry_and_kept, row):
@@ -58,7 +58,7 @@ def scan_rows(
         return (carry, jax.lax.cond(jnp.any(rows == step.i), keep, lambda kept: kept, kept)), None
 
     kept = jax.tree.map(lambda one: jnp.zeros((len(rows), *one.shape), one.dtype), after_a_row()[1])
-    (carry, kept), _ = jax.lax.scan(visit_and_keep, _varying((carry, kept), after_a_row), columns)
+    (carry, kept), _ = jax.lax.scan(visit_and_keep, varying((carry, kept), after_a_row), columns)
     return carry, kept
 
 
@@ -72,8 +72,8 @@ def _checked(rows, num_rows) -> np.ndarray:
     return rows
 
 
-def _varying(carry, after_a_row: Callable):
-    """The carry in the type that it has after a row, which a scan must not change.
+def varying(carry, after_a_row: Callable):
+    """The carry in the type that it has after a row, which a scan must not change, nor a branch.
 
     Inside `jax.shard_map` a type says over which axes of the mesh an array varies: after a row, over those of x, of the keys
     and of all that the network holds.

@@ -33,6 +33,14 @@ def test_other_generators_and_precisions_are_left_to_jax(kind, dtype):
     compiled_apart(lambda key: draws.normal(key, (9,), dtype), lambda key: jax.random.normal(key, (9,), dtype), key)
 
 
+def test_in_double_precision(x64):
+    """`jax.random.normal` draws in it where it is on, and `uniform` of jax is asked for float32."""
+    key = jax.random.key(7)
+    compiled_apart(lambda key: draws.normal(key, (9,)), lambda key: jax.random.normal(key, (9,)), key)
+    assert draws.normal(key, (9,)).dtype == jnp.float64
+    compiled_apart(lambda key: draws.uniform(key, (9,)), lambda key: jax.random.uniform(key, (9,), jnp.float32), key)
+
+
 def test_dropout_is_that_of_flax():
     """Both modules are called Dropout_0, by which Flax folds the key."""
 
