@@ -32,7 +32,18 @@ maximum_signature_line_length = 90
 
 PAGES = {
     "Begin": ["getting-started", "notebooks/ddim_in_twenty_minutes", "notebooks/your_network"],
-    "Tasks": ["own-images", "data", "conditions", "evaluation", "pods", "reliability", "coming-from-diffusers", "export", "page"],
+    "Tasks": [
+        "own-images",
+        "data",
+        "conditions",
+        "evaluation",
+        "pods",
+        "reliability",
+        "coming-from-diffusers",
+        "export",
+        "page",
+        "performance",
+    ],
     "Background": [
         "derivation",
         "differences",
