@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import jax
 from absl import app, flags, logging
 
-from ddim_jax.common.files import local, local_or_bucket
+from ddim_jax.common.files import at, local, local_or_bucket
 
 _PATHS = dict.fromkeys(("images", "mask", "extractor_weights", "directory"), local)
 _PATHS |= dict.fromkeys(("workdir", "output", "checkpoint", "reference", "references"), local_or_bucket)
@@ -35,7 +35,6 @@ def run(main: Callable[[list[str]], None], positional: bool = False, about: str 
     if installed and not sys.flags.safe_path:
         sys.path.insert(0, os.getcwd())  # where `python -m` looks, too, for what configurations and --classifier import
     _show_in_help(main.__module__, about, installed)
-    _keep_compiled_programs()
     app.run(functools.partial(_guarded, main), flags_parser=functools.partial(_parsed, positional))
 
 
@@ -122,6 +121,19 @@ def whole_numbers(name: str, expected: str) -> tuple[int, ...]:
     return tuple(map(int, words))
 
 
+def source_and_output(folder: str) -> tuple[str, pathlib.Path]:
+    """The place of the weights, --workdir or --checkpoint, and where to write: --output, or else this folder in --workdir.
+
+    Raises UsageError where both places are given or none, and where --checkpoint comes without --output.
+    """
+    workdir, checkpoint, output = flags.FLAGS.workdir, flags.FLAGS.checkpoint, flags.FLAGS.output
+    if (workdir is None) == (checkpoint is None):
+        raise app.UsageError("give either --workdir, the folder of a training run, or --checkpoint, a file or folder of weights")
+    if output is None and workdir is None:
+        raise app.UsageError("give --output, the folder to write to")
+    return workdir or checkpoint, at(output or at(workdir) / folder)
+
+
 def _parsed(positional: bool, argv: Sequence[str]) -> list[str]:
     """The arguments that are no flags; those are parsed."""
     try:
@@ -164,6 +176,7 @@ def _nearest(wrong: str, known: Iterable[str]) -> list[str]:
 def _guarded(main: Callable[[list[str]], None], argv: list[str]) -> None:
     logging.set_verbosity(logging.FATAL)  # Orbax tells a great deal, of errors hundreds of lines; what it raises says it once
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"  # the place in the code tells a user nothing
+    _keep_compiled_programs()
     try:
         main(argv)
     except app.UsageError as error:

@@ -23,12 +23,12 @@ import pathlib
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from ddim_jax import configuration, interop, weights
 from ddim_jax.commands import command
 from ddim_jax.common.devices import check_memory
-from ddim_jax.common.files import at, check_writable
+from ddim_jax.common.files import check_writable
 from ddim_jax.common.seeds import check_seed
 from ddim_jax.evaluation import evaluate, features, report, subject
 from ddim_jax.inference.model import SPACINGS
@@ -71,15 +71,10 @@ def _say(line: str) -> None:
 
 def main(_: list[str]) -> None:
     """The command, once its flags are parsed."""
-    source = _WORKDIR.value or _CHECKPOINT.value
-    if source is None or _WORKDIR.value and _CHECKPOINT.value:
-        raise app.UsageError("give either --workdir, the folder of a training run, or --checkpoint, a file or folder of weights")
-    if _OUTPUT.value is None and _WORKDIR.value is None:
-        raise app.UsageError("give --output, the folder to write to")
+    source, output = command.source_and_output("evaluation")
     evaluate.check_names(_TABLE.value)
     check_seed(_SEED.value)
     report.check_matplotlib()
-    output = at(_OUTPUT.value or at(source) / "evaluation")
     check_writable(output, folder=True)
     check_writable(_REFERENCES.value, folder=True)
     command.join()

@@ -28,7 +28,7 @@ from absl import app, flags
 
 from ddim_jax import configuration, interop, weights
 from ddim_jax.commands import command
-from ddim_jax.common.files import at, check_writable
+from ddim_jax.common.files import check_writable
 from ddim_jax.data import images
 from ddim_jax.inference import model, render, request
 from ddim_jax.inference.processes import SOLVERS
@@ -83,12 +83,7 @@ def find(name: str):
 
 def main(_: list[str]) -> None:
     """The command, once its flags are parsed."""
-    source = _WORKDIR.value or _CHECKPOINT.value
-    if source is None or _WORKDIR.value and _CHECKPOINT.value:
-        raise app.UsageError("give either --workdir, the folder of a training run, or --checkpoint, a file or folder of weights")
-    if _OUTPUT.value is None and _WORKDIR.value is None:
-        raise app.UsageError("give --output, the folder to write to")
-    output = at(_OUTPUT.value or at(source) / "samples")
+    source, output = command.source_and_output("samples")
     check_writable(output, folder=True)
     found = weights.from_workdir(source) if _WORKDIR.value else interop.read(source)
     config, asked = found.config, make_request(configuration.image_shape(found.config))

@@ -73,7 +73,7 @@ def _checked(rows, num_rows) -> np.ndarray:
 
 
 def varying(carry: Any, after_a_row: Callable[[], Any]) -> Any:
-    """The carry in the type that it has after a row, which a scan must not change, nor a branch.
+    """The carry in the type that it has after a row, which a scan must not change, and in which branches must agree.
 
     Inside `jax.shard_map` a type says over which axes of the mesh an array varies: after a row, over those of x, of the keys
     and of all that the network holds.

@@ -51,12 +51,13 @@ def read(path: str | os.PathLike, format: str | None = None, image_size: int | N
     Raises FileNotFoundError where there is nothing, and ValueError, saying what does not fit, where something else is.
     """
     path = at(path)
-    if not path.exists() and str(path) not in weights.SHIPPED:
-        raise FileNotFoundError(
-            f"there is no file or folder {path}; published weights are to be downloaded first; what ships is called "
-            f"{' and '.join(weights.SHIPPED)}"
-        )
-    path = path if path.exists() else weights.SHIPPED[str(path)]
+    if not path.exists():
+        if str(path) not in weights.SHIPPED:
+            raise FileNotFoundError(
+                f"there is no file or folder {path}; published weights are to be downloaded first; what ships is called "
+                f"{' and '.join(weights.SHIPPED)}"
+            )
+        path = weights.SHIPPED[str(path)]
     if format is not None and format not in FORMATS:
         raise ValueError(f"unknown format {format!r}; expected one of {', '.join(FORMATS)}")
     file, fields = _locate(path)

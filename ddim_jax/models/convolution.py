@@ -1,7 +1,7 @@
-"""A convolution with a derivative that CPUs compute fast: in the place of `jax.lax.conv_general_dilated`, of which it is a part.
+"""The convolution of the U-Net: the values of `jax.lax.conv_general_dilated`, with a gradient that CPUs compute faster.
 
-For CPUs XLA writes the gradient by the kernel as a convolution whose kernel is as large as the image, which takes up to ten times
-as long as the convolution itself. It is the same as one matrix product for each tap of the kernel.
+For CPUs XLA writes the gradient with respect to the kernel as a convolution whose kernel is as large as the image: it takes three
+times as long as the convolution itself. The same sum is one matrix product for each tap (each place in the kernel).
 """
 
 import functools
