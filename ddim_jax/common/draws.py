@@ -1,4 +1,7 @@
-"""Random numbers as `jax.random` gives them, to the bit; on CPUs they take a fraction of the time.
+"""Random numbers as `jax.random` gives them; on CPUs they take a fraction of the time.
+
+Uniform numbers are the same to the bit. Normal ones are the same function of them, whose last two bits may differ where the
+compiler joins its products and sums in another way.
 
 For CPUs JAX compiles Threefry (Salmon et al., 2011) as a loop that keeps its state in memory, and into one piece with what
 follows, of which the compiler then vectorises nothing. Here its rounds are written out, and the numbers stand by themselves.
@@ -16,7 +19,7 @@ _PARITY = 0x1BD11BDA
 
 
 def normal(key: jax.Array, shape: tuple[int, ...], dtype: Any = float) -> jax.Array:
-    """Standard normal numbers, what `jax.random.normal(key, shape, dtype)` gives; the key is a typed one."""
+    """Standard normal numbers, what `jax.random.normal(key, shape, dtype)` gives, but for rounding; the key is a typed one."""
     dtype = jnp.result_type(dtype)  # of `float`, float64 where JAX has it
     if not _is_written_out(key, shape, dtype):
         return jax.random.normal(key, shape, dtype)
@@ -29,7 +32,7 @@ def normal(key: jax.Array, shape: tuple[int, ...], dtype: Any = float) -> jax.Ar
 
 
 def uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Numbers in [0, 1), what `jax.random.uniform(key, shape, jnp.float32)` gives; the key is a typed one."""
+    """Numbers in [0, 1), to the bit what `jax.random.uniform(key, shape, jnp.float32)` gives; the key is a typed one."""
     if not _is_written_out(key, shape, jnp.float32):
         return jax.random.uniform(key, shape, jnp.float32)
     return jax.lax.platform_dependent(

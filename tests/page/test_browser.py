@@ -29,6 +29,8 @@ FLAGS = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-ba
 WITHIN = 1e-4  # of our numbers, in pictures from -1 to 1: float32 in another order of sums, through all steps
 PARTS = ("draw", "steps", "walk", "own", "table")
 MINUTES = 60_000  # ms of them
+# SwiftShader, a GPU in software that comes with Chromium, in place of the --disable-gpu of above.
+WEBGPU = [*(flag for flag in FLAGS if flag != "--disable-gpu"), "--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"]
 
 
 @pytest.fixture(scope="module")
@@ -280,6 +282,26 @@ def test_a_damaged_network_is_refused_in_words(browser, address):
     tab.wait_for_selector("#problem:not([hidden])")
     assert tab.inner_text("#problem") == "The network network.onnx is damaged: it is not the file that was exported."
     tab.close()
+
+
+def test_by_webgpu(browser, address, model):
+    """The same numbers, by the half of onnxruntime-web that a browser without a GPU never fetches."""
+    second = browser.browser_type.launch(executable_path=CHROMIUM, args=WEBGPU)
+    tab = second.new_page()
+    complaints = []
+    tab.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    tab.on("pageerror", lambda error: complaints.append(str(error)))
+    tab.goto(address + "style.css")
+    if not tab.evaluate("async () => Boolean(await navigator.gpu?.requestAdapter().catch(() => null))"):
+        second.close()
+        pytest.skip("this Chromium has no WebGPU in software")
+    visit(tab, address, "draw", solver="ddim", steps=4, eta=1, label=3, seed=5)
+    assert tab.evaluate("() => document.body.dataset.device") == "WebGPU"
+    assert difference(result(tab, "draw", "x"), model.sample(1, steps=4, eta=1.0, label=3, seed=5)) < WITHIN
+    visit(tab, address, "walk", steps=4, label=8, seed=1)
+    assert difference(result(tab, "walk", "line"), model.interpolate(7, seed=1, steps=4, label=8)) < WITHIN
+    assert complaints == []
+    second.close()
 
 
 TIMES = """async () => {
