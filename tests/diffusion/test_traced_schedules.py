@@ -160,6 +160,7 @@ def test_compiled_and_mapped_over_it_gives_what_the_known_one_gives(call):
 def test_the_derivative_by_alpha_bar_is_that_of_differences(call):
     """Along one direction that keeps alpha_bar[0] = 1, where a schedule begins: central differences of two known schedules."""
     direction = np.append(0, np.random.default_rng(0).uniform(-1, 1, 20)) * KNOWN.alpha_bar
+
     @jax.jit
     def derivatives(alpha_bar):
         along = jax.jvp(functools.partial(numbers, call), (alpha_bar,), (jnp.asarray(direction),))[1]

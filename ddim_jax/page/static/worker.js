@@ -68,7 +68,8 @@ async function startBy(provider, bytes) {
   const threads = self.crossOriginIsolated ? Math.min(THREADS, navigator.hardwareConcurrency) : 1;
   ort.env.wasm.numThreads = threads;
   ort.env.wasm.wasmPaths = new URL("./onnxruntime/", import.meta.url).href;
-  session = await ort.InferenceSession.create(bytes, { executionProviders: [provider] });
+  // Of its messages errors alone (3): it warns of each network that sums of shapes are left to the processor, as they should be.
+  session = await ort.InferenceSession.create(bytes, { executionProviders: [provider], logSeverityLevel: 3 });
   const [height, width, channels] = model.shape;
   const first = await network([model.null_label ?? 0])(new Float32Array(height * width * channels), 0); // and compiles
   if (!first.every(Number.isFinite)) throw new Error("its numbers are not finite");
