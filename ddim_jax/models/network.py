@@ -12,12 +12,14 @@ like, and None otherwise.
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
+
+if TYPE_CHECKING:
+    from flax import nnx
 
 Condition = Mapping[str, jax.Array | np.ndarray]
 
@@ -71,12 +73,14 @@ def from_linen(module: Any, null: Mapping[str, Any] = {}) -> Network:
     return Network(init, apply, null)
 
 
-def from_nnx(make: Callable[[nnx.Rngs], Any], null: Mapping[str, Any] = {}) -> Network:
+def from_nnx(make: "Callable[[nnx.Rngs], Any]", null: Mapping[str, Any] = {}) -> Network:
     """A network from make(rngs), which builds a Flax NNX module, called as module(x, step, **condition).
 
     It is in its train mode in training, else in its eval mode. Raises ValueError for a module that keeps more than parameters
     and random streams.
     """
+
+    from flax import nnx  # here, since it takes a second to import, and only networks of this kind need it
 
     def init(key: jax.Array, example: Example) -> Any:
         module = make(nnx.Rngs(key))

@@ -65,6 +65,48 @@ def test_group_norm_of_parts_is_that_of_the_whole(offset):
     np.testing.assert_allclose(np.concatenate(got, -1), expected, atol=1e-5 if offset == 0 else 5e-3)
 
 
+@pytest.mark.parametrize("ratio", [0, 10, 100])  # of mean to std
+@pytest.mark.parametrize("side", [4, 64])
+def test_group_norm_of_bfloat16_is_as_good_as_its_numbers(ratio, side):
+    """It takes another way, by the difference of two moments; the oracle is float64, given the same rounded numbers."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(ratio + rng.normal(size=(2, side, side, 96)), jnp.bfloat16)
+    params = {"params": {"scale": jnp.ones(96), "bias": jnp.zeros(96)}}
+    got = compiled(GroupNorm(jnp.bfloat16))(params, [x[..., :64], x[..., 64:]])
+    exact = np.asarray(x, np.float64).reshape(2, -1, 32, 3)
+    exact = (exact - exact.mean((1, 3), keepdims=True)) / np.sqrt(exact.var((1, 3), keepdims=True) + 1e-6)
+    # What is given back has 8 bits, so is off by up to 2**-9 of itself; as much again for all the rest.
+    np.testing.assert_allclose(np.concatenate(got, -1).astype(float), exact.reshape(x.shape), rtol=2**-8, atol=2**-8)
+
+
+def test_group_norm_of_bfloat16_without_variance():
+    x = jnp.full((1, 8, 8, 64), 100.7, jnp.bfloat16)
+    params = {"params": {"scale": jnp.ones(64), "bias": jnp.full(64, 0.5)}}
+
+    def normalised(x):
+        return GroupNorm(jnp.bfloat16).apply(params, [x])[0]
+
+    np.testing.assert_array_equal(normalised(x), 0.5)
+    assert np.all(np.isfinite(jax.grad(lambda x: normalised(x).astype(jnp.float32).sum())(x)))
+
+
+def test_the_gradient_of_group_norm_of_bfloat16():
+    """Against that of float32, another formula, at the same numbers and with the same weights of the outputs."""
+    rng = np.random.default_rng(1)
+    x = jnp.asarray(3 + rng.normal(size=(2, 8, 8, 64)), jnp.bfloat16)
+    params = {"params": {"scale": jnp.asarray(rng.normal(size=64), jnp.float32), "bias": jnp.zeros(64)}}
+    weight = rng.normal(size=x.shape).astype(np.float32)
+
+    def loss(params, x):
+        return jnp.sum(GroupNorm(jnp.float32).apply(params, [x])[0] * weight)
+
+    got, expected = (jax.jit(jax.grad(loss, (0, 1)))(params, each) for each in (x, x.astype(jnp.float32)))
+    largest = np.abs(expected[1]).max()
+    np.testing.assert_allclose(np.asarray(got[1], np.float32), expected[1], atol=2**-8 * largest)  # it is given in bfloat16
+    for ours, theirs in zip(jax.tree.leaves(got[0]), jax.tree.leaves(expected[0])):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
 def test_group_norm_is_flax_group_norm():
     x = jax.random.normal(KEY, (2, 4, 4, 64)) * 3 + 1
     reference = nn.GroupNorm(32, epsilon=1e-6, use_fast_variance=False)
