@@ -276,19 +276,24 @@ def stand_in_source(config: Config) -> Any:
     return {"image": images, "label": np.zeros(count, np.int32)} if labelled else images
 
 
-def held_out_images(config: Config, count: int, folder: str | None = None, split: str = "test") -> np.ndarray:
-    """At most `count` images uint8 [N, H, W, C] of a folder, cropped as in training, or of a split of the data set.
+def held_out_examples(
+    config: Config, count: int, folder: str | None = None, split: str = "test"
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """At most `count` images uint8 [N, H, W, C] of a folder, cropped as in training, or of a split of the data set; classes [N].
 
-    They lie evenly spread over it, since many a set has its classes one after the other. Images of a folder that have another
-    size are cropped to a central part where the training took images whole.
+    Classes are None for a folder, and where the network is told none. Images lie evenly spread over folder or split, since
+    many a set has its classes one after the other. Those of a folder that have another size are cropped to a central part where
+    the training took images whole.
     Raises ValueError where neither is to be had.
     """
     if folder is None and config.data.name == "folder":
         raise ValueError("give a folder of images: this network's own data set, a folder, has no part that is held out")
     crop = "center" if config.data.crop == "none" else config.data.crop
-    chosen = {"split": split} if folder is None else {"name": "folder", "split": "train", "directory": folder, "crop": crop}
+    chosen: dict[str, Any] = {"split": split, "num_classes": config.model.num_classes}
+    if folder is not None:
+        chosen = {"name": "folder", "split": "train", "directory": folder, "crop": crop}
     source = _load(config, memory_limit_mb=0, **chosen)
-    return np.asarray(sources.take(source, _evenly(count, len(source))))
+    return _images_and_classes(sources.take(source, _evenly(count, len(source))))
 
 
 def some_examples(config: Config, count: int) -> tuple[np.ndarray, np.ndarray | None]:
@@ -299,8 +304,11 @@ def some_examples(config: Config, count: int) -> tuple[np.ndarray, np.ndarray | 
     except ValueError:  # a data set without classes
         num_classes = 0
     source = _load(config, num_classes=num_classes)
-    examples = sources.take(source, _evenly(count, sources.num_examples(source)))
-    return (examples["image"], examples["label"]) if isinstance(examples, dict) else (examples, None)
+    return _images_and_classes(sources.take(source, _evenly(count, sources.num_examples(source))))
+
+
+def _images_and_classes(examples: Any) -> tuple[np.ndarray, np.ndarray | None]:
+    return (examples["image"], examples["label"]) if isinstance(examples, dict) else (np.asarray(examples), None)
 
 
 def _evenly(count: int, total: int) -> np.ndarray:

@@ -95,7 +95,7 @@ def main(_: list[str]) -> None:
     describe = features.describer(extractor)
     held_out = None
     if _IMAGES.value or config.data.name != "folder":
-        held_out = configuration.held_out_images(config, _HELD_OUT.value, _IMAGES.value, _SPLIT.value)
+        held_out = configuration.held_out_examples(config, _HELD_OUT.value, _IMAGES.value, _SPLIT.value)
     judged = subject.Subject(
         model=model,
         data=config.data.name,

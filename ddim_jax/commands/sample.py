@@ -92,7 +92,7 @@ def main(_: list[str]) -> None:
     plan = request.plan(asked, made, restores=bool(config.data.degrade), has_images=has_images)
     real, condition = None, {}
     if plan.needs_images:
-        real = configuration.held_out_images(config, asked.num_images, asked.images, asked.split or "test")
+        real = configuration.held_out_examples(config, asked.num_images, asked.images, asked.split or "test")[0]
         condition = configuration.image_condition(config, real)
     render.render(plan, output, real, condition, say=lambda line: print(line, flush=True))
     print(f"wrote {', '.join(plan.modes)} into {output}")

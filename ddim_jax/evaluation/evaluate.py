@@ -64,7 +64,8 @@ def evaluate(
         "batch_size": subject.batch_size,
         "seed": subject.seed,
         "spacing": subject.model.defaults.spacing,
-        "held_out": 0 if subject.held_out is None else len(subject.held_out),
+        "held_out": 0 if subject.held_out is None else len(subject.held_out[0]),
+        "held_out_classes": subject.held_out is not None and subject.held_out[1] is not None,
     }
     told = cells.check_settings(folder, settings, _noted())
     wanted = {cell.name: cell for section in sections.values() for cell in section.cells}

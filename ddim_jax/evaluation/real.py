@@ -21,18 +21,18 @@ PAPER_RECONSTRUCTION = {10: 0.014, 20: 0.0065, 50: 0.0023, 100: 0.0009, 200: 0.0
 
 
 def table_2(subject: Subject) -> Section:
-    """Section 5.4, Table 2: the error of real images that are encoded and decoded again."""
-    model, images = subject.model, _held_out(subject, "table 2")
+    """Section 5.4, Table 2: the error of real images that are encoded and decoded again, told their class if there is one."""
+    model, (images, labels) = subject.model, _held_out(subject, "table 2")
     generator = model.generator(Adjustment())
 
-    def reconstructed(images: np.ndarray, steps: int) -> np.ndarray:
-        x0 = np.asarray(to_float(images))
-        return pictures.reconstruction(generator, model.params, model.tau(steps), x0, batch_size=subject.batch_size)
+    def reconstructed(which: np.ndarray, steps: int) -> np.ndarray:
+        x0, told = np.asarray(to_float(images[which])), model.told(len(which), None if labels is None else labels[which])
+        return pictures.reconstruction(generator, model.params, model.tau(steps), x0, told, batch_size=subject.batch_size)
 
     def cell(steps: int) -> Cell:
         def run() -> Mapping[str, Any]:
-            mine = images[measuring.share(len(images))]
-            error = (reconstructed(mine, steps) - np.asarray(to_float(mine))) / 2  # on [0, 1]
+            mine = measuring.share(len(images))
+            error = (reconstructed(mine, steps) - np.asarray(to_float(images[mine]))) / 2  # on [0, 1]
             return _mean(np.square(error, dtype=np.float64).mean(axis=tuple(range(1, error.ndim))))
 
         return Cell(f"reconstruction_S{steps}", 2 * steps * len(images), 0, run)
@@ -40,8 +40,8 @@ def table_2(subject: Subject) -> Section:
     picture = f"reconstruction_{joined(subject.steps)}"
 
     def draw() -> Mapping[str, Any]:
-        some = images[:COLUMNS]
-        rows = [np.asarray(to_float(some)), *(reconstructed(some, steps) for steps in subject.steps)]
+        some = np.linspace(0, len(images) - 1, min(COLUMNS, len(images))).astype(int)  # many a set has one class after another
+        rows = [np.asarray(to_float(images[some])), *(reconstructed(some, steps) for steps in subject.steps)]
         return {picture: grid(np.asarray(to_uint8(np.stack(rows))))}
 
     def show(found: Mapping[str, Mapping[str, Any]]) -> list[Table | Plot | Picture]:
@@ -49,7 +49,8 @@ def table_2(subject: Subject) -> Section:
         ours = [_with_error(found[f"reconstruction_S{steps}"]) for steps in subject.steps]
         theirs = [number(PAPER_RECONSTRUCTION.get(steps)) for steps in subject.steps]
         rows = {"this network": ours, "the paper, cifar10": theirs}
-        note = f"Mean squared error a value, on [0, 1], of {len(images):,} images, and its standard error."
+        told = "" if labels is None else " The network is told the class of each."
+        note = f"Mean squared error a value, on [0, 1], of {len(images):,} images, and its standard error.{told}"
         listed = f"Above the images themselves; below S = {', '.join(map(str, subject.steps))}."
         return [
             Table("Table 2: error of reconstruction", "", columns, rows, note),
@@ -62,7 +63,7 @@ def table_2(subject: Subject) -> Section:
 
 def likelihoods(subject: Subject) -> Section:
     """Bits per dimension, by the bound (Eq. 11) and by the ODE (Eq. 14)."""
-    model, images = subject.model, _held_out(subject, "likelihood")
+    model, (images, _) = subject.model, _held_out(subject, "likelihood")  # of p(x): the class is not told
     if model.schedule.alpha_bar[-1] == 0:
         raise ValueError(
             "likelihood needs a schedule that keeps some signal at its end, and this one has none (zero terminal SNR)"
@@ -132,7 +133,7 @@ def extractor_sight(subject: Subject) -> Section:
     return Section([cell(name) for name in names], show)
 
 
-def _held_out(subject: Subject, what: str) -> np.ndarray:
+def _held_out(subject: Subject, what: str) -> tuple[np.ndarray, np.ndarray | None]:
     if subject.held_out is None:
         raise ValueError(f"{what} needs images that the network did not learn from: give --images, a folder of some")
     return subject.held_out

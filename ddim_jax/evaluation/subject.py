@@ -64,7 +64,8 @@ class Subject:
     seed: int
     steps: tuple[int, ...]  # S, the columns
     rows: tuple[str, ...]  # of Table 1
-    held_out: np.ndarray | None  # real images uint8 [N, H, W, C], which the network did not learn from; None: there are none
+    # Real images uint8 [N, H, W, C] that the network did not learn from, and their classes if it is told any; None without images.
+    held_out: tuple[np.ndarray, np.ndarray | None] | None
     training: Callable[[], tuple[np.ndarray, np.ndarray | None]]  # images it did learn from, and their classes if there are any
 
     @property

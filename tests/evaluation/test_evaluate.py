@@ -34,7 +34,7 @@ def subject(**changes):
         seed=0,
         steps=(3, 10),
         rows=("0", "1", "hat", "hat_clipped"),
-        held_out=REAL[:12],
+        held_out=(REAL[:12], None),
         training=lambda: (REAL, LABELS),
     )
     return subjects.Subject(**(parts | changes))
@@ -143,11 +143,13 @@ def test_all_tables_are_found_and_shown(tmp_path):
     assert "in all" in said[len(evaluate.TABLES)] and said[-1].endswith("0:00:00 left")
 
 
-def test_the_error_of_reconstruction_is_that_of_the_linear_map(tmp_path):
+@pytest.mark.parametrize("labels", [None, LABELS[:12]], ids=["not told", "told the class"])
+def test_the_error_of_reconstruction_is_that_of_the_linear_map(labels, tmp_path):
     """eps = c x makes each step x_s = (signal_s + c (noise_s - signal_s noise_t / signal_t)) ... a number, up and down."""
-    run(tmp_path, ("2",), rows=("0",))
+    run(tmp_path, ("2",), rows=("0",), held_out=(REAL[:12], labels))
     found = json.loads((tmp_path / "results.json").read_text())["figures"]["reconstruction_S10"]
-    c, schedule, tau = float(small.SCALES[-1]), small.SCHEDULE, MODEL.tau(10)  # of an example whose class is not told
+    c = np.asarray(small.SCALES, float)[np.full(12, small.NUM_CLASSES) if labels is None else labels]
+    schedule, tau = small.SCHEDULE, MODEL.tau(10)
     signal, noise = signal_scale(schedule, tau), noise_scale(schedule, tau)
 
     def step(t, s):  # from t to s, at either of which eps = c x_t
@@ -156,9 +158,10 @@ def test_the_error_of_reconstruction_is_that_of_the_linear_map(tmp_path):
     up = math.prod(step(i, i + 1) for i in range(10))
     down = math.prod(step(i, i - 1) for i in range(10, 0, -1))
     x0 = REAL[:12].astype(np.float64) / 127.5 - 1
-    errors = (((up * down - 1) * x0 / 2) ** 2).mean(axis=(1, 2, 3))
+    errors = (((up * down - 1)[:, None, None, None] * x0 / 2) ** 2).mean(axis=(1, 2, 3))
     np.testing.assert_allclose(found["mean"], errors.mean(), rtol=1e-4)
     np.testing.assert_allclose(found["error"], errors.std(ddof=1) / math.sqrt(12), rtol=1e-4)
+    assert ("told the class" in (tmp_path / "report.md").read_text()) == (labels is not None)
     assert found["n"] == 12
 
 

@@ -261,7 +261,7 @@ def test_images_keep_the_crop_of_training(tmp_path):
     means = {}
     for crop in ("celeba", "center", "none"):
         config.data.crop = crop
-        (image,) = configuration.held_out_images(config, 1, str(tmp_path))
+        (image,), _ = configuration.held_out_examples(config, 1, str(tmp_path))
         means[crop] = image.mean((0, 1))[:2]
     np.testing.assert_allclose(means["celeba"], [(57 + 184) / 2, (25 + 152) / 2], atol=1)
     np.testing.assert_allclose(means["center"], [217 / 2, 177 / 2], atol=1)  # of a square around the middle
