@@ -64,7 +64,7 @@ class Subject:
     seed: int
     steps: tuple[int, ...]  # S, the columns
     rows: tuple[str, ...]  # of Table 1
-    # Real images uint8 [N, H, W, C] that the network did not learn from, and their classes if it is told any; None without images.
+    # Real images uint8 [N, H, W, C] that the network did not learn from, and their classes if it is told any; or None.
     held_out: tuple[np.ndarray, np.ndarray | None] | None
     training: Callable[[], tuple[np.ndarray, np.ndarray | None]]  # images it did learn from, and their classes if there are any
 
