@@ -11,6 +11,10 @@ Of --measure:
 Every figure is the median of --repeats, after one call that is not timed. The peer computes the same network with the same
 weights, which is checked first; its calls alternate with ours, since machines are noisy. It is diffusers' UNet2DModel, channels
 last, as it is and by torch.compile (on GPUs with CUDA graphs, too), Adam fused: the fastest of them counts.
+
+Beside them: seconds of the first call, which traces and compiles, and of one whose program comes from JAX's folder of compiled
+ones; the most memory that was in use by then; the share of time that goes into convolutions and products of matrices, by a
+profile; and the arithmetic that is done a second (of chips whose peak is known, its share of that, the MFU).
 """
 
 import contextlib
@@ -20,6 +24,7 @@ import itertools
 import json
 import pathlib
 import platform
+import resource
 import statistics
 import tempfile
 import time
@@ -29,6 +34,7 @@ from typing import Any
 import jax
 import numpy as np
 from absl import flags
+from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import config_flags
 
 from ddim_jax import configuration, weights
@@ -38,6 +44,7 @@ from ddim_jax.common.files import check_writable, whole
 from ddim_jax.diffusion import process, sampling, schedule, solvers
 from ddim_jax.interop import to_diffusers
 from ddim_jax.training import loop, planning
+from experiments.profiling import share_of_products
 
 MEASURES = ("sampler", "sampling", "training")
 _CONFIG = config_flags.DEFINE_config_file(
@@ -65,12 +72,27 @@ def main(_):
     found: dict[str, Any] = {"about": about(peer is not None)}
     print(", ".join(f"{name} {value}" for name, value in found["about"].items()))
     measures = {"sampler": measure_sampler, "sampling": measure_sampling, "training": measure_training}
-    for name, figures in itertools.chain.from_iterable(measures[each](config, peer) for each in dict.fromkeys(_MEASURE.value)):
-        found[name] = figures
-        print(describe(name, figures), flush=True)
+    with no_compiled_programs():
+        for name, figures in itertools.chain.from_iterable(
+            measures[each](config, peer) for each in dict.fromkeys(_MEASURE.value)
+        ):
+            found[name] = figures
+            print(describe(name, figures), flush=True)
     if _OUTPUT.value:
         with whole(_OUTPUT.value) as part:
             part.write_text(json.dumps(found, indent=1) + "\n")
+
+
+@contextlib.contextmanager
+def no_compiled_programs() -> Iterator[None]:
+    """A new folder of compiled programs for as long as the context lasts, so that a first call is one."""
+    before = jax.config.jax_compilation_cache_dir
+    with tempfile.TemporaryDirectory() as folder:
+        compilation_cache.reset_cache()
+        jax.config.update("jax_compilation_cache_dir", folder)
+        yield
+        jax.config.update("jax_compilation_cache_dir", before)
+        compilation_cache.reset_cache()
 
 
 def about(peer: bool) -> dict[str, Any]:
@@ -110,7 +132,9 @@ def measure_sampling(config, peer):
     if peer:
         with exported(config, params) as folder:
             calls |= peer.sampling(folder, np.asarray(x), steps, _DTYPE.value, np.asarray(calls["ours"]()))
-    yield f"sampling, {_DTYPE.value}, batch {batch}", entry(calls, batch * steps, "image-steps/s")
+    network = jax.jit(lambda params, x: generator.network.apply(params, x, np.zeros(batch, np.int32), {}, None))
+    found = entry(calls, batch * steps, "image-steps/s")
+    yield f"sampling, {_DTYPE.value}, batch {batch}", found | arithmetic(found, planning.flops(network, params, x) / batch)
 
 
 def measure_training(config, peer):
@@ -137,10 +161,7 @@ def measure_training(config, peer):
         with exported(config, params) as folder:
             calls |= peer.training(folder, images[:batch], done // batch, _DTYPE.value, config)
     found = entry(calls, done, "images/s")
-    rate = planning.peak_rate(task, batch, jax.devices())
-    if rate:
-        found["mfu"] = found["ours"] / batch / rate
-    yield f"training, {_DTYPE.value}, batch {batch}", found
+    yield f"training, {_DTYPE.value}, batch {batch}", found | arithmetic(found, planning.step_flops(task, batch) / batch)
 
 
 def random_params(config) -> Any:
@@ -162,16 +183,30 @@ def exported(config, params) -> Iterator[pathlib.Path]:
 def entry(calls: Mapping[str, Call], amount: int, unit: str, slower_is_more: bool = False) -> dict[str, Any]:
     """The figures of calls that each do `amount`, timed in turn: a rate, or with slower_is_more the microseconds for one."""
     times: dict[str, list[float]] = {name: [] for name in calls}
-    first = {name: seconds(call) for name, call in calls.items()}
+    first = {"ours": seconds(calls["ours"])}
+    memory = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use") or 1024 * resource.getrusage(
+        resource.RUSAGE_SELF
+    ).ru_maxrss
+    first |= {name: seconds(call) for name, call in calls.items() if name != "ours"}
     for _ in range(_REPEATS.value):
         for name, call in calls.items():
             times[name].append(seconds(call))
     medians = {name: statistics.median(each) for name, each in times.items()}
-    found: dict[str, Any] = {"unit": unit, "first_call_seconds": first}
+    found: dict[str, Any] = {"unit": unit, "first_call_seconds": first, "peak_bytes": memory}
     found |= {name: 1e6 * each / amount if slower_is_more else amount / each for name, each in medians.items()}
     if len(calls) > 1:
         found["ratio"] = min(each for name, each in medians.items() if name != "ours") / medians["ours"]
+    found["products_share"] = share_of_products(calls["ours"])
+    jax.clear_caches()
+    found["from_cache_seconds"] = seconds(calls["ours"])
     return found
+
+
+def arithmetic(found: Mapping[str, Any], flops: float) -> dict[str, float]:
+    """What an entry's rate is in FLOP/s, and of chips whose peak is known its share of that; `flops` are of one image."""
+    rate = {"flops_per_second": found["ours"] * flops}
+    chip = planning.CHIPS.get(jax.devices()[0].device_kind)
+    return rate | ({"mfu": rate["flops_per_second"] / (jax.device_count() * chip.peak)} if chip else {})
 
 
 def seconds(call: Call) -> float:
@@ -181,11 +216,13 @@ def seconds(call: Call) -> float:
 
 
 def describe(name: str, entry: Mapping[str, Any]) -> str:
-    """A line for people."""
+    """Lines for people."""
     rates = [f"{each} {entry[each]:,.4g}" for each in entry["first_call_seconds"]]
     more = [f"{each} {entry[each]:.2f}" for each in ("ratio", "mfu") if each in entry]
-    first = f"first call {entry['first_call_seconds']['ours']:.1f} s"
-    return f"{name}, {entry['unit']}: {', '.join([*rates, *more, first])}"
+    about = [f"first call {entry['first_call_seconds']['ours']:.1f} s, from the cache {entry['from_cache_seconds']:.1f} s"]
+    about += [f"{entry['peak_bytes'] / 1e9:.2f} GB", f"{entry['products_share']:.0%} of the time in products"]
+    about += [f"{entry['flops_per_second'] / 1e12:.3g} TFLOP/s"] if "flops_per_second" in entry else []
+    return f"{name}, {entry['unit']}: {', '.join([*rates, *more])}\n    {', '.join(about)}"
 
 
 if __name__ == "__main__":

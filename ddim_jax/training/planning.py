@@ -121,8 +121,13 @@ def step_flops(task: Task, batch_size: int) -> float:
     # As one device takes the whole step at once, before a compiler pads it, hides its convolutions in calls or puts it in loops.
     alone = jax.jit(functools.partial(train_steps, step_fn=make_step(task._replace(accumulate=1))))
     batch, count = _batch(example, 1, batch_size), jax.ShapeDtypeStruct((), np.int32)
+    return flops(alone, state, dataset, task.teacher, batch, count)
+
+
+def flops(jitted: Any, *arguments: Any) -> float:
+    """XLA's count of the FLOPs of what `jax.jit` gave, for these arguments; NaN where JAX_PLATFORMS leaves out the processor."""
     with jax.default_device(processor()):  # JAX's clients of accelerators count only what is compiled
-        cost = alone.lower(state, dataset, task.teacher, batch, count).cost_analysis()
+        cost = jitted.lower(*arguments).cost_analysis()
     return (cost or {}).get("flops", math.nan)
 
 

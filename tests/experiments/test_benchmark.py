@@ -7,7 +7,11 @@ import pathlib
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import pytest
+
+from experiments.profiling import share_of_products
 
 pytestmark = pytest.mark.slow
 ROOT = pathlib.Path(__file__).parents[2]
@@ -28,6 +32,20 @@ def test_every_figure(tmp_path):
         "training, float32, batch 4": "images/s",
     }
     assert all(entry["ours"] > 0 and entry["first_call_seconds"]["ours"] > 0 for entry in found.values())
+    assert all(0 <= entry["products_share"] <= 1 and entry["peak_bytes"] > 1e8 for entry in found.values())
+    sampling, training = (entry for name, entry in found.items() if "float32" in name)
+    assert sampling["from_cache_seconds"] < sampling["first_call_seconds"]["ours"]  # a network is traced, and not compiled
+    assert training["flops_per_second"] / training["ours"] > 2 * sampling["flops_per_second"] / sampling["ours"]
+
+
+def test_the_share_of_products_in_a_profile():
+    """Products of large matrices take nearly all of the time beside one exponential; without them, nothing does."""
+    x = jax.random.normal(jax.random.key(0), (1500, 1500))
+    products, none = jax.jit(lambda x: jnp.exp(x @ x @ x @ x)), jax.jit(lambda x: jnp.exp(jnp.sin(x)))
+    for run in (products, none):
+        jax.block_until_ready(run(x))
+    assert share_of_products(lambda: jax.block_until_ready(products(x))) > 0.7
+    assert share_of_products(lambda: jax.block_until_ready(none(x))) == 0
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("diffusers"), reason="the extra ddim_jax[peers] brings diffusers")
