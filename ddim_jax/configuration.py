@@ -293,7 +293,7 @@ def held_out_examples(
     if folder is not None:
         chosen = {"name": "folder", "split": "train", "directory": folder, "crop": crop}
     source = _load(config, memory_limit_mb=0, **chosen)
-    return _images_and_classes(sources.take(source, _evenly(count, len(source))))
+    return _images_and_classes(sources.take(source, _evenly(count, sources.num_examples(source))))
 
 
 def some_examples(config: Config, count: int) -> tuple[np.ndarray, np.ndarray | None]:

