@@ -205,6 +205,7 @@ def test_an_eta_out_of_range(eta):
         discrete.table(SCHEDULE, np.arange(21), eta)
 
 
+@pytest.mark.slow
 def test_the_drawn_loss_is_the_cross_entropy_of_binned_values_and_channels_of_logits():
     """A network of images gives K logits for each of C channels, side by side: channel c's are the numbers c K .. c K + K - 1."""
     x0 = jnp.linspace(-1, 1, 2 * 3 * 3 * 2).reshape(2, 3, 3, 2)

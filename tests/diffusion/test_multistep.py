@@ -167,6 +167,7 @@ def test_plms_reaches_its_order_where_its_premise_holds():
         assert abs(slope([32, 64, 128], found) + order + 1) < 0.3, (order, found)  # of one step: an order more
 
 
+@pytest.mark.slow
 def test_quality_on_a_mixture_rises_with_steps_and_order():
     """Oracle 15: the Wasserstein distance of samples to data, sliced or here in one dimension. From PAPER.md, with its mixture
     another: DDIM's falls from S = 10 to 50 to less than half, and 2M at 10 is below DDIM at 20.

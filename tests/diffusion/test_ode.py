@@ -34,6 +34,7 @@ def test_the_two_forms_of_eulers_method_differ_by_their_step(t, s):
     np.testing.assert_allclose(second / first, (sigma_s + sigma_t) / (2 * sigma_t), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_both_forms_approach_one_flow():
     """Oracle 17: as steps shrink the ratio goes to 1, and both end at the same x-bar, at order 1."""
     ends = {}

@@ -35,6 +35,7 @@ def everything(step):
     return {"x": step.x, "rest": (step.i, step.x0, step.eps)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", [gaussian, categorical])
 def test_records_of_chosen_rows_are_those_of_all_rows(run):
     x, every = jax.jit(functools.partial(run, everything))()

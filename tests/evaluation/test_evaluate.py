@@ -48,6 +48,7 @@ def everything(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_a_cell_is_the_distance_of_the_samples_that_the_model_draws(tmp_path):
     """Drawn at once by `Model.sample` and measured at once."""
     run(tmp_path)
@@ -128,6 +129,7 @@ def test_a_damaged_figure_is_named(tmp_path):
         run(tmp_path, rows=("0",))
 
 
+@pytest.mark.slow
 def test_all_tables_are_found_and_shown(tmp_path):
     said = []
     path = run(tmp_path, ("all",), said)

@@ -185,6 +185,7 @@ def test_an_image_is_described_alike_in_any_batch(describe):
         assert_near(alone[name][0], together[name][1], together[name].std(0).mean())
 
 
+@pytest.mark.slow
 def test_refuses_other_images(weights):
     network = inception.extractor(weights, "")
     for images in (noise(1, 8, 8)[..., :1], noise(1, 8, 8)[0], noise(1, 8, 8).astype(np.float32)):

@@ -44,6 +44,7 @@ def test_processes_meet_by_flags(by_environment):
     assert [out for out, _ in ends] == ["0 2 4\n", "1 2 4\n"], ends
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments, status, message",
     [

@@ -48,6 +48,7 @@ def serving(source, tmp_path):
     process.communicate()
 
 
+@pytest.mark.slow
 def test_it_writes_a_folder(source, tmp_path):
     result = export(source, tmp_path / "out", "--to=onnx", "--dtype=float16")
     assert result.returncode == 0, result.stderr
@@ -78,6 +79,7 @@ def test_a_page_is_written_whole_and_served(serving, tmp_path):
     assert process.wait(timeout=60) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments, message",
     [

@@ -104,6 +104,7 @@ SOLVERS = [("ddim", {"eta": 0.0}), ("ddim", {"eta": 0.5}), ("ddpm", {}), ("dpmpp
 SOLVERS += [("ddpm", {"variance": "large"}), ("encode", {"ask": "departure"}), ("encode", {"ask": "arrival"})]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver, arguments", SOLVERS, ids=str)
 def test_twenty_steps_of_every_solver(solver, arguments, exported, digits):
     model, label = model_of(digits), np.array([3, 8], np.int32)
@@ -127,6 +128,7 @@ def test_twenty_steps_of_every_solver(solver, arguments, exported, digits):
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_guidance_by_two_calls(exported, digits):
     model, label = model_of(digits), np.array([3, 8], np.int32)
     generator = model.generator(Adjustment(weight=2.0))
@@ -163,6 +165,7 @@ QUICK = ("all", "v, clipped")
 NAMES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in OPTIONS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_option_of_the_unet(name, tmp_path):
     found = random_weights(**OPTIONS[name])
@@ -183,6 +186,7 @@ def test_every_option_of_the_unet(name, tmp_path):
     assert solvers == {"ddim", "ddpm", "ddpm large variance", "dpmpp_2m", "plms", "unipc", "encode"} - missing
 
 
+@pytest.mark.slow
 def test_a_network_of_diffusers(tmp_path):
     to_diffusers.save(tmp_path / "theirs", random_weights())
     found = interop.read(tmp_path / "theirs")
@@ -203,6 +207,7 @@ def test_the_network_for_cifar10(tmp_path):
     assert (tmp_path / "out" / "network.onnx").stat().st_size < 4 * 35_746_307 + 1e6  # the weights, once
 
 
+@pytest.mark.slow
 def test_float16_weights(tmp_path):
     found = random_weights(num_classes=4)
     checked = to_onnx.save(tmp_path / "out", model_of(found), "eps", "half", "float16")

@@ -68,6 +68,7 @@ def alone(code, cwd, *arguments):
     return result.stdout.strip()
 
 
+@pytest.mark.slow
 def test_it_runs_where_this_package_is_not(model, folder, tmp_path):
     generator = model.generator()
     x, keys = generator.latents(3, np.arange(5))  # neither a batch nor a number of steps that was traced or checked

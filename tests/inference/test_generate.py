@@ -129,6 +129,7 @@ def test_pictures_end_in_the_samples_of_their_latents(generator):
     close(square[[0, 0, -1, -1], [0, -1, 0, -1]], samples)
 
 
+@pytest.mark.slow
 def test_a_chain_keeps_what_it_shows(generator):
     """Stages 0, 2 and 3 of four rows: the predictions of the whole trajectory at those."""
     x, keys = generator.latents(0, np.arange(2))
@@ -188,6 +189,7 @@ class TestLabels:
         params = jax.tree.map(lambda leaf: (0.1 * rng.normal(size=leaf.shape)).astype(np.float32), shapes)
         return configuration.make_model(config, params)
 
+    @pytest.mark.slow
     def test_each_image_keeps_its_label_in_any_batch(self, model):
         generator, label = model.generator(), np.array([2, 0, 1, 1, 2])
         together, apart = (drawn(generator, model.params, table(generator), 5, size, {"label": label}) for size in (5, 2))
@@ -195,6 +197,7 @@ class TestLabels:
         other = drawn(generator, model.params, table(generator), 5, 5, {"label": (label + 1) % 3})
         assert np.abs(together - other).max() > 1e-2
 
+    @pytest.mark.slow
     def test_guidance_of_no_weight_is_the_network_without_labels(self, model):
         """Ho & Salimans: weight 0 is the unconditional network, which is also what it says to the label num_classes."""
         plain, unguided, params = model.generator(), model.generator(Adjustment(weight=0.0)), model.params

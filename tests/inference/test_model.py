@@ -108,6 +108,7 @@ def test_other_steps_and_solvers(model):
     CLOSE(model.decode(latents, label=1, steps=7, spacing="leading", solver="unipc"), by_unipc)
 
 
+@pytest.mark.slow
 def test_a_line_between_two_latents(model):
     x, _ = model.generator().latents(4, np.arange(2))
     line = model.interpolate(5, seed=4, label=2)

@@ -162,6 +162,7 @@ def cells(path, rows, columns):
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, *small.SHAPE), np.uint8)
 
 
+@pytest.mark.slow
 def test_what_is_drawn_is_what_the_model_draws(model, tmp_path):
     """Every file of a request against the model's own methods; a step of uint8 for rounding in other programs."""
     asked = Request(modes=("all",), num_images=3, batch_size=3, seed=5, steps=4, mask=MASK, label=(2, 0))

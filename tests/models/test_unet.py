@@ -160,6 +160,7 @@ def test_patches_fold_and_unfold():
     np.testing.assert_array_equal(unfold(folded, 2), x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape, patch", [((8, 8, 3), 1), ((12, 8, 1), 2)])
 def test_output_has_the_shape_of_the_input_and_starts_near_zero(shape, patch):
     unet, x, step = small(patch_size=patch, dtype=jnp.bfloat16), jnp.ones((2, *shape)), jnp.array([0, 999])
@@ -168,6 +169,7 @@ def test_output_has_the_shape_of_the_input_and_starts_near_zero(shape, patch):
     assert 0 < jnp.abs(out).max() < 1e-3  # DDPM starts the last convolution at a variance of 1e-10
 
 
+@pytest.mark.slow
 def test_the_input_skip_adds_a_multiple_of_the_input_which_starts_at_one():
     unet, x, step = small(input_skip=True), jax.random.normal(KEY, (2, 4, 4, 1)), jnp.array([0, 999])
     params = drawn(unet, x, step)
@@ -179,6 +181,7 @@ def test_the_input_skip_adds_a_multiple_of_the_input_which_starts_at_one():
     assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, start)
 
 
+@pytest.mark.slow
 def test_dropout_acts_in_training_alone_and_time_matters():
     unet, x = small(dropout=0.5), jax.random.normal(KEY, (2, 8, 8, 1))
     step = jnp.array([3, 3])
@@ -297,6 +300,7 @@ class TestConditions:
         assert plain["conv_in.kernel"] == (3, 3, 1, 32)
         assert told == plain | more
 
+    @pytest.mark.slow
     def test_null_rows_are_the_network_that_was_not_told(self):
         unet, apply = smallest(**CONDITIONS), self.apply
         assert unet.null == {"label": 3, "image": 0.0, "vector": 0.0}
@@ -334,6 +338,7 @@ class TestConditions:
             jax.eval_shape(smallest(**CONDITIONS).init, KEY, self.X, self.STEP, sound=jnp.ones(2))
 
 
+@pytest.mark.slow
 def test_export_with_a_symbolic_batch():
     """One program for any batch, lowered for three kinds of device; here it runs on the CPU, as the network itself does."""
     unet = smallest(num_classes=3, image_channels=1, patch_size=2, input_skip=True)

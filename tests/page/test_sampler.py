@@ -138,6 +138,7 @@ def test_v_from_pure_noise():
     check(solvers.ddim(zero, schedule.subsequence(1000, 10, "trailing")), zero, prediction="v")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weight", [0.0, 0.25, 1.0])
 def test_slerp_and_the_square(weight):
     corners = jax.random.normal(jax.random.key(4), (2, 2, *SHAPE))

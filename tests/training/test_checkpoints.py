@@ -100,6 +100,7 @@ HOW = {
 }
 
 
+@pytest.mark.slow
 def test_no_damage_to_a_file_is_silent(pristine, tmp_path):
     """Every file of the newest checkpoint, each in eight ways: it is as it was saved, or the one before is used, and said."""
     files = [path.relative_to(pristine) for path in sorted((pristine / "44").rglob("*")) if path.is_file()]

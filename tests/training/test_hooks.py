@@ -148,6 +148,7 @@ def test_hosts_share_the_held_out_examples(task, monkeypatch, count):
     assert len(shares) == count and np.sum(np.ravel(shares) > 0) == min(count, COUNT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3, 7])  # five images, which none of them divides; 7: more hosts than images
 def test_hosts_share_the_grid_of_samples(monkeypatch, count):
     network = Network(

@@ -50,6 +50,7 @@ def whole(tmp_path_factory):
     return workdir, train_config(config(sample_every=8), workdir)
 
 
+@pytest.mark.slow
 def test_what_a_run_leaves_behind(whole):
     workdir, state = whole
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]

@@ -73,6 +73,7 @@ def test_weights_of_another_network_are_no_beginning(tmp_path):
     assert weights.initial(config()) is None
 
 
+@pytest.mark.slow
 def test_a_network_that_is_to_learn_classes_begins_as_the_same_function(tmp_path):
     """Labels added to weights without them say nothing yet: for any of them the output is that of the old network."""
     old, new = config(), config(model=dict(num_classes=10))
@@ -85,6 +86,7 @@ def test_a_network_that_is_to_learn_classes_begins_as_the_same_function(tmp_path
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_labels_are_withheld_as_often_as_asked_and_arrive_with_their_images():
     seen = []
 
@@ -116,6 +118,7 @@ class TestImageConditions:
         made = config(data=dict(degrade="half_size"))
         return configuration.make_model(made, random_params(made))
 
+    @pytest.mark.slow
     def test_the_grid_of_a_run_is_drawn_for_its_first_images(self, model):
         made = config(data=dict(degrade="half_size"))
         (hook,) = configuration.make_hooks(made, configuration.make_task(made)._replace(hooks=()))

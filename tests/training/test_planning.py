@@ -55,6 +55,7 @@ def test_parameters_and_bytes_of_products():
     assert found.num_bytes >= found.arguments and found.collectives == {} and found.devices == 1
 
 
+@pytest.mark.slow
 def test_flops_of_products():
     """A product [B, n] x [n, n] takes 2 B n n, and two more of that size for its gradients."""
 
@@ -98,6 +99,7 @@ def test_the_data_set_and_what_is_streamed():
     assert found.arguments - other.arguments == found.dataset + 4 * 8 - 4 * 8 * 32  # indices in place of examples
 
 
+@pytest.mark.slow
 def test_no_data_set_need_be_there():
     for config, held in [(cifar10, True), (celeba, True), (lsun_bedroom, False), (lsun_church, False), (demo, True)]:
         config = config.get_config()
@@ -193,6 +195,7 @@ def test_description():
     assert "the peak of cpu is not known" in planning.describe(made._replace(kind="cpu"), 10)
 
 
+@pytest.mark.slow
 @WITHOUT_LIBTPU
 def test_without_libtpu():
     done = python("-m", "experiments.train", "--config=tests/tiny.py", "--dry_run", "--topology=v5e:2x4")
@@ -201,6 +204,7 @@ def test_without_libtpu():
     assert done.stderr.endswith('-e ".[tpu]"\n') and len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_topology_is_of_a_dry_run(tmp_path):
     done = python("-m", "experiments.train", "--config=tests/tiny.py", f"--workdir={tmp_path}/run", "--topology=v5e:2x4")
     assert (done.returncode, done.stdout) == (2, "")
