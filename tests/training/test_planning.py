@@ -6,6 +6,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -297,3 +298,16 @@ def test_the_compiler_of_tpus_takes_training_and_sampling(topology, kind, count)
     """
     done = python("-c", TPU, topology, kind, str(count))
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@WITH_LIBTPU
+def test_a_network_as_the_compiler_of_tpus_sees_it():
+    """A gradient takes about three times the arithmetic of the network, by its input, its kernel and its output; a step, that."""
+    done = python("-m", "experiments.compiled", "--config=tests/tiny.py", "--batch_size=64", "--dtype=float32")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == "one TPU v5 lite, batch 64, float32"
+    flops = {name: float(gigas) for name, gigas in re.findall(r"^(\w+): ([\d.]+) GFLOP", done.stdout, re.M)}
+    assert 2.5 < flops["gradient"] / flops["forward"] < 3.5
+    assert flops["sampler"] == pytest.approx(flops["forward"], rel=0.1)
