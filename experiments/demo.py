@@ -86,8 +86,10 @@ def draw(report: Report, output: pathlib.Path) -> None:
         guided = model.sample(COLUMNS, steps=STEPS, seed=SEED, guidance=3.0)
         save("guidance.png", [without, told, guided])
     with report.part(f"held-out digits (first row), encoded and decoded in {several}", "reconstruction.png"):
-        real = np.asarray(images.to_float(sources.mnist_5k("test")[:: 500 // COLUMNS]))
-        rows = [real, *(model.reconstruct(real, steps=steps) for steps in NUMBERS_OF_STEPS)]
+        chosen = slice(None, None, 500 // COLUMNS)
+        real, known = sources.mnist_5k("test")[chosen], sources.labels("mnist_5k", split="test")[chosen]
+        real = np.asarray(images.to_float(real))
+        rows = [real, *(model.reconstruct(real, steps=steps, label=known) for steps in NUMBERS_OF_STEPS)]
         save("reconstruction.png", rows)
     for steps, again in zip(NUMBERS_OF_STEPS, rows[1:]):
         error = np.mean(np.square((np.asarray(to_uint8(again), float) - np.asarray(to_uint8(real))) / 255))
