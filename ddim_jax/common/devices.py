@@ -22,8 +22,10 @@ class LocalDevices:
     def split(self, tree: Any) -> Any:
         """Arrays [B, ...] by their rows; some are repeated at the end until the devices divide them: cut the results to [:B]."""
         count = len(jax.tree.leaves(tree)[0])
-        even = np.arange(count + -count % self._split.num_devices) % count
-        return jax.device_put(jax.tree.map(lambda a: a[even], tree), self._split)
+        missing = -count % self._split.num_devices
+        if missing:
+            tree = jax.tree.map(lambda a: a[np.arange(count + missing) % count], tree)
+        return jax.device_put(tree, self._split)
 
 
 def processor() -> jax.Device | None:

@@ -114,20 +114,40 @@ def run(
 
     Raises ValueError where f gives another shape than that of x, and for rows that do not rise or lie outside the table.
     """
+    (x,), records = go_on(f, table, begin(table, x), key, record, rows)
+    return x, records
+
+
+def begin(table: CategoricalTable, x: Array) -> tuple[jax.Array]:
+    """What the first row of a table is given, as `sampling.begin`: x [B, ..., K]."""
     x = jnp.asarray(x)
-    x = x.astype(np.promote_types(x.dtype, np.float32))  # the weights would lose too much in less
+    return (x.astype(np.promote_types(x.dtype, np.float32)),)  # the weights would lose too much in less
+
+
+def go_on(
+    f: ProbabilityFn,
+    table: CategoricalTable,
+    carry: tuple[jax.Array],
+    key: jax.Array,
+    record: Record,
+    rows: ArrayLike | None = None,
+    first: ArrayLike = 0,
+) -> tuple[tuple[jax.Array], Any]:
+    """As `run`, through a part of a table, as `sampling.go_on`: returns (carry, records)."""
+    (x,) = carry
     keys = key if key.ndim else jax.random.split(key, x.shape[0])
 
-    def advance(x, i, w):
+    def advance(carry, i, w):
+        (x,) = carry
         x0 = f(x, jnp.full(x.shape[0], w.t))
         check_shape(x0, x, "the predicted f(x)")
         x0 = jnp.asarray(x0, x.dtype)
         probabilities = w.keep * x + w.x0 * x0 + w.noise / x.shape[-1]
         x = draw(jax.vmap(jax.random.fold_in, (0, None))(keys, i), probabilities)
-        return x, Step(i, x, x0, None)
+        return (x,), Step(i, x, x0, None)
 
     weights = {column: jnp.asarray(getattr(table, column), x.dtype) for column in ("keep", "x0", "noise")}
-    return scan_rows(advance, x, table._replace(**weights), record, rows)
+    return scan_rows(advance, carry, table._replace(**weights), record, rows, first)
 
 
 def draw(keys: jax.Array, probabilities: jax.Array) -> jax.Array:

@@ -17,6 +17,8 @@ from ddim_jax.diffusion.scan import Record, Step, scan_rows, varying
 from ddim_jax.diffusion.schedule import Array, Schedule, is_known
 from ddim_jax.diffusion.solvers import StepTable, ddim, encode
 
+Carry = tuple[jax.Array, ...]  # what a row hands on: x [B, ...], and the last predictions of x_0 and of eps, [B, K, ...] each
+
 
 class Trajectory(NamedTuple):
     """All that a sampler passed through, in the order it did."""
@@ -62,6 +64,35 @@ def run(
 
     Raises ValueError as `sample` does, and for rows that do not rise or lie outside the table.
     """
+    (x, *_), records = go_on(predict, table, begin(table, x), key, record, rows)
+    return x, records
+
+
+def begin(table: StepTable, x: Array) -> Carry:
+    """What the first row of a table is given: x [B, ...] in float32 or more, and zeros for predictions before it; see `go_on`."""
+    x = jnp.asarray(x)
+    x = x.astype(np.promote_types(x.dtype, np.float32))  # the weights would lose too much in less
+    return x, *(jnp.zeros((x.shape[0], column.shape[1], *x.shape[1:]), x.dtype) for column in (table.x0, table.eps))
+
+
+def go_on(
+    predict: Predict,
+    table: StepTable,
+    carry: Carry,
+    key: jax.Array | None,
+    record: Record,
+    rows: ArrayLike | None = None,
+    first: ArrayLike = 0,
+) -> tuple[Carry, Any]:
+    """As `run`, through a part of a table, and with all that the next part needs: returns (carry, records).
+
+    So one compiled program can take tables of any length, a part after the other.
+
+    table: rows `first` and following of the whole table.
+    carry: of `begin`, or of the part before. Its first array is x.
+    first: the number of the part's first row, a number or a scalar of compiled code. `rows` are for a whole table, first = 0.
+    """
+    x = carry[0]
     if key is None and (not is_known(table.noise) or np.any(np.asarray(table.noise) != 0)):
         raise ValueError(
             "this table may draw noise and no random key was given: pass key=jax.random.key(seed). A table that is an "
@@ -73,33 +104,33 @@ def run(
         raise ValueError(
             f"there are random keys of shape {key.shape} for a batch of {x.shape[0]}: give one, or one for each example"
         )
-    x = jnp.asarray(x)
-    x = x.astype(np.promote_types(x.dtype, np.float32))  # the weights would lose too much in less
 
     def advance(carry, i, w):
-        x, (x0s, epss) = carry
+        x, x0s, epss = carry
         x0, eps = predict(x, jnp.full(x.shape[0], w.t))
         check_shape(x0, x, "the predicted x_0")
         check_shape(eps, x, "the predicted eps")
         x0, eps = jnp.asarray(x0, x.dtype), jnp.asarray(eps, x.dtype)
         x0s, epss = _push(x0s, x0), _push(epss, eps)
-        after: Any = sum(weight * past for weight, past in zip((*w.x0, *w.eps), (*x0s, *epss)))
+        after = _weighted(w.x0, x0s) + _weighted(w.eps, epss)
         if key is not None:  # drawing takes longer than all else here, so a row without noise draws none
 
             def noisy(x):
                 return x + w.noise * _normal(key, i, x)
 
             after = jax.lax.cond(w.noise == 0, lambda x: x, noisy, varying(after, lambda: jax.eval_shape(noisy, after)))
-        return (after, (x0s, epss)), Step(i, after, x0, eps)
+        return (after, x0s, epss), Step(i, after, x0, eps)
 
     weights = {column: jnp.asarray(getattr(table, column), x.dtype) for column in ("x0", "eps", "noise")}
-    history = tuple(jnp.zeros((weights[column].shape[1], *x.shape), x.dtype) for column in ("x0", "eps"))
-    (x, _), records = scan_rows(advance, (x, history), table._replace(**weights), record, rows)
-    return x, records
+    return scan_rows(advance, carry, table._replace(**weights), record, rows, first)
 
 
 def _push(history: jax.Array, newest: jax.Array) -> jax.Array:
-    return jnp.concatenate([newest[None], history[:-1]])
+    return jnp.concatenate([newest[:, None], history[:, :-1]], axis=1)
+
+
+def _weighted(weights: jax.Array, history: jax.Array) -> jax.Array:
+    return sum(weights[k] * history[:, k] for k in range(history.shape[1]))  # type: ignore[return-value]  # of at least one
 
 
 def _normal(key: jax.Array, i: jax.Array, like: jax.Array) -> jax.Array:

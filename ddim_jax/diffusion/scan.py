@@ -22,7 +22,12 @@ Record = Callable[[Step], Any]  # what to keep of a row: any pytree of arrays
 
 
 def scan_rows(
-    advance: Callable[..., tuple[Any, Step]], carry: Any, table: NamedTuple, record: Record, rows: ArrayLike | None = None
+    advance: Callable[..., tuple[Any, Step]],
+    carry: Any,
+    table: NamedTuple,
+    record: Record,
+    rows: ArrayLike | None = None,
+    first: ArrayLike = 0,
 ) -> tuple[Any, Any]:
     """The carry after all rows of the table, and the records of the chosen ones stacked: a pytree of arrays [R, ...].
 
@@ -31,10 +36,11 @@ def scan_rows(
     table:   a named tuple of arrays [S, ...], whose first is `t`.
     record:  see `Record`; it is called for the chosen rows alone.
     rows:    int [R], rising, the rows whose records are kept; None keeps all. Memory is for R records, not for S.
+    first:   the number of the first row, where `table` is a part of a longer one. Chosen `rows` are of a whole table.
 
     Raises ValueError for rows that do not rise or lie outside the table.
     """
-    columns = (jnp.arange(table[0].shape[0]), jax.tree.map(jnp.asarray, table))
+    columns = (first + jnp.arange(table[0].shape[0]), jax.tree.map(jnp.asarray, table))
 
     def visit(carry, row):
         carry, step = advance(carry, *row)

@@ -15,6 +15,7 @@ from ddim_jax.inference.processes import Process, gaussian
 from ddim_jax.models.network import Condition, Network
 
 STREAM = "sampling"  # of a seed's random keys, those that examples are drawn with
+ROWS = 10  # of a table at once, where nothing is kept of them: so one program serves any number of steps
 
 
 def example_keys(key: jax.Array, index: np.ndarray | jax.Array) -> jax.Array:
@@ -33,8 +34,9 @@ def _path(step: Any) -> tuple[jax.Array, jax.Array]:
 class Generator:
     """Runs step tables with a network.
 
-    Parameters, tables and conditions are arguments of its compiled programs: others of the same shape compile nothing. A batch
-    may hold any number of examples; whole batches of one size, which the devices divide, are compiled once.
+    Parameters, tables and conditions are arguments of its compiled programs: others of the same shape compile nothing. `sample`
+    takes tables in parts of ROWS, so that numbers of steps that ROWS divides share one program. A batch may hold any number of
+    examples; whole batches of one size, which the devices divide, are compiled once.
 
     network:  see `models.network`.
     schedule: the one it was trained with.
@@ -57,7 +59,19 @@ class Generator:
         self._build = build
         self._compiled = jax.jit(self._run, static_argnames=("record", "rows"))
 
-    def _run(self, params: Any, condition: Condition, extra: Any, table: Any, x: Any, keys: Any, *, record: Any, rows: Any):
+    def _run(
+        self,
+        params: Any,
+        condition: Condition,
+        extra: Any,
+        table: Any,
+        carry: Any,
+        keys: Any,
+        first: Any,
+        *,
+        record: Any,
+        rows: Any,
+    ):
         def predict_for(condition: Condition) -> Callable:
             def network(x: jax.Array, step: jax.Array) -> jax.Array:
                 return self.network.apply(params, x, step, condition, None)
@@ -66,7 +80,7 @@ class Generator:
 
         predict = self._build(predict_for, condition, extra)
         rows = None if rows is None else np.array(rows)
-        return self.process.run(predict, table, x, keys, record, rows)
+        return self.process.go_on(predict, table, carry, keys, record, rows, first)
 
     def latents(self, seed: int, index: np.ndarray) -> tuple[jax.Array, jax.Array]:
         """x_T [B, ...] and random keys [B] of the examples numbered `index` [B] of a seed, alike in any batch.
@@ -96,7 +110,11 @@ class Generator:
 
         Raises ValueError for a table that draws noise, without keys.
         """
-        return self.record(params, table, x, keys, condition, extra, record=_nothing)[0]
+        at_hand, carry, keys = self._placed(params, table, x, keys, condition, extra)
+        for first in range(0, table.t.shape[0], ROWS):
+            part = jax.tree.map(lambda column: column[first : first + ROWS], table)
+            carry, _ = self._advance(at_hand, part, carry, keys, first, _nothing, None)
+        return carry[0][: x.shape[0]]
 
     def trajectory(
         self,
@@ -128,17 +146,29 @@ class Generator:
         record: from a `sampling.Step` to arrays [B, ...]; each function is compiled once.
         rows:   which rows of the table are kept, from 0, rising; None: all.
         """
-        count = x.shape[0]
+        at_hand, carry, keys = self._placed(params, table, x, keys, condition, extra)
+        (drawn, *_), records = self._advance(at_hand, table, carry, keys, 0, record, rows)
+        return drawn[: x.shape[0]], jax.tree.map(lambda a: a[:, : x.shape[0]], records)
+
+    def _placed(
+        self, params: Any, table: Any, x: jax.Array, keys: jax.Array | None, condition: Condition, extra: Mapping[str, Any]
+    ) -> tuple[tuple[Any, Any, Any], Any, jax.Array]:
+        """((params, condition, extra), what the first row is given, keys) where the devices want them."""
         if keys is None:
             if np.any(table.noise != 0):
                 raise ValueError(
                     "this table draws noise: give the keys that came with the latents, or a table without noise (eta = 0)"
                 )
-            keys = jax.random.split(jax.random.key(0), count)  # never used: every noise weight is 0
-        params, table = self._devices.everywhere((params, table))
+            keys = jax.random.split(jax.random.key(0), x.shape[0])  # never used: every noise weight is 0
         x, keys, condition, extra = self._devices.split((x, keys, dict(condition), dict(extra)))
-        x, records = self._compiled(params, condition, extra, table, x, keys, record=record, rows=rows)
-        return x[:count], jax.tree.map(lambda a: a[:, :count], records)
+        return (self._devices.everywhere(params), condition, extra), self.process.begin(table, x), keys
+
+    def _advance(
+        self, at_hand: Any, table: Any, carry: Any, keys: jax.Array, first: int, record: Callable, rows: tuple[int, ...] | None
+    ) -> tuple[Any, Any]:
+        """(what the next row is given, records) after these rows of a table, of which the first has the number `first`."""
+        table, carry = self._devices.everywhere(table), self._devices.split(carry)
+        return self._compiled(*at_hand, table, carry, keys, np.int32(first), record=record, rows=rows)
 
     def batches(
         self,

@@ -7,6 +7,7 @@ import jax
 
 from ddim_jax.common import draws
 from ddim_jax.diffusion import discrete, process, sampling, solvers
+from ddim_jax.diffusion.sampling import Carry
 from ddim_jax.diffusion.schedule import Schedule
 
 
@@ -14,8 +15,9 @@ class Process(NamedTuple):
     """One family: Gaussian noise, or the categories of appendix A."""
 
     noise: Callable[[jax.Array, tuple[int, ...]], jax.Array]  # (keys [B], shape of an example) -> x_T [B, ...]
-    predictor: Callable[[process.EpsFn], Callable]  # of a network (x, t): what `run` takes
-    run: Callable[..., tuple[jax.Array, Any]]  # (predictor, table, x, keys, record, rows) -> (x, records)
+    predictor: Callable[[process.EpsFn], Callable]  # of a network (x, t): what `go_on` takes
+    begin: Callable[..., Carry]  # (table, x) -> what its first row is given
+    go_on: Callable[..., tuple[Carry, Any]]  # (predictor, table, carry, keys, record, rows, first) -> (carry, records)
     decode: Callable[[jax.Array], jax.Array]  # x_0 -> values [B, *shape]
     solvers: Mapping[str, Callable]  # by name: (schedule, tau, and its own arguments) -> table
     has_latents: bool  # whether an x_0 can be encoded, and predictors be guided
@@ -33,7 +35,7 @@ def gaussian(schedule: Schedule, prediction: str = "eps") -> Process:
     def predictor(network: process.EpsFn) -> process.Predict:
         return process.make_predictor(schedule, network, prediction)
 
-    return Process(noise, predictor, sampling.run, lambda x: x, SOLVERS, has_latents=True)
+    return Process(noise, predictor, sampling.begin, sampling.go_on, lambda x: x, SOLVERS, has_latents=True)
 
 
 def categorical(categories: int) -> Process:
@@ -46,4 +48,6 @@ def categorical(categories: int) -> Process:
         logits = discrete.by_category(network)
         return lambda x, t: jax.nn.softmax(logits(x, t))
 
-    return Process(noise, predictor, discrete.run, discrete.to_values, {"ddim": discrete.table}, has_latents=False)
+    return Process(
+        noise, predictor, discrete.begin, discrete.go_on, discrete.to_values, {"ddim": discrete.table}, has_latents=False
+    )

@@ -17,7 +17,7 @@ from ddim_jax.data.images import to_float
 from ddim_jax.diffusion import process, schedule, solvers
 from ddim_jax.inference import pictures, processes
 from ddim_jax.inference.adjusting import Adjustment
-from ddim_jax.inference.generate import Generator
+from ddim_jax.inference.generate import ROWS, Generator
 from ddim_jax.models.network import Network
 from tests import tiny
 
@@ -75,6 +75,28 @@ def test_eta_and_steps_of_one_length_compile_once(generator):
         generator.sample(PARAMS, solvers.ddim(generator.schedule, tau, eta), x, keys)
         generator.sample(PARAMS, solvers.encode(generator.schedule, tau), x, keys)
     generator.sample(make_params(1), table(generator, steps=6), x, keys)
+    assert generator._compiled._cache_size() == before + 1
+
+
+@pytest.mark.parametrize("solver, arguments", [("ddim", {"eta": 1.0}), ("unipc", {"order": 3})])
+def test_tables_in_parts_are_those_of_one_scan(generator, solver, arguments):
+    """Of 23 rows, 20 are taken by one program and 3 by another; noise and the predictions before are those of the whole table.
+
+    The oracle is the scan of the core, over the whole table at once, which keeps all that it passes through.
+    """
+    x, keys = generator.latents(0, np.arange(2))
+    whole = getattr(solvers, solver)(generator.schedule, schedule.subsequence(1000, 23, "trailing"), **arguments)
+    before = generator._compiled._cache_size()
+    parts = generator.sample(PARAMS, whole, x, keys)
+    assert generator._compiled._cache_size() == before + 2
+    np.testing.assert_allclose(parts, generator.trajectory(PARAMS, whole, x, keys).x[-1], rtol=1e-4, atol=1e-4)
+
+
+def test_any_number_of_tens_of_steps_compiles_once(generator):
+    x, keys = generator.latents(0, np.arange(3))
+    before = generator._compiled._cache_size()
+    for steps in (ROWS, 2 * ROWS, 5 * ROWS):
+        generator.sample(PARAMS, table(generator, steps=steps), x, keys)
     assert generator._compiled._cache_size() == before + 1
 
 
