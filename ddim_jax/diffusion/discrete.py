@@ -133,7 +133,7 @@ def go_on(
     rows: ArrayLike | None = None,
     first: ArrayLike = 0,
 ) -> tuple[tuple[jax.Array], Any]:
-    """As `run`, through a part of a table, as `sampling.go_on`: returns (carry, records)."""
+    """As `run`, through a part of a table: returns (carry, records). See `sampling.go_on` for carry, rows and first."""
     (x,) = carry
     keys = key if key.ndim else jax.random.split(key, x.shape[0])
 

@@ -1,7 +1,8 @@
 """One `lax.scan` that runs any table of `solvers`: sampling, encoding, reconstruction and interpolation.
 
 Nothing here is compiled by itself: call it inside your own `jax.jit`, with the table and the network's parameters as
-arguments. Then another eta, another tau or another solver of the same number of steps compiles nothing.
+arguments. Then another eta, another tau or another solver of the same number of steps compiles nothing. `go_on` takes a part
+of a table, so that one program may serve any number of steps.
 """
 
 from typing import Any, NamedTuple
@@ -86,11 +87,15 @@ def go_on(
 ) -> tuple[Carry, Any]:
     """As `run`, through a part of a table, and with all that the next part needs: returns (carry, records).
 
-    So one compiled program can take tables of any length, a part after the other.
+    So one compiled program can take tables of any length, a part after the other. The arguments that are not named here are
+    those of `run`.
 
-    table: rows `first` and following of the whole table.
+    table: some rows of the whole table, one after the other.
     carry: of `begin`, or of the part before. Its first array is x.
-    first: the number of the part's first row, a number or a scalar of compiled code. `rows` are for a whole table, first = 0.
+    rows:  as of `run`, for a whole table alone, where first = 0.
+    first: the number of the part's first row in the whole table: it decides the noise. A scalar of compiled code, too.
+
+    Raises ValueError as `run` does.
     """
     x = carry[0]
     if key is None and (not is_known(table.noise) or np.any(np.asarray(table.noise) != 0)):
