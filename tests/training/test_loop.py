@@ -68,9 +68,11 @@ def test_what_a_run_leaves_behind(whole):
         assert_same(checkpoints.restore(state)[0], state)
 
 
+@pytest.mark.slow
 def test_the_step_is_compiled_once(tmp_path, caplog):
+    train_config(config(), tmp_path / "before")  # which compiles the small programs that all runs share
     with jax.log_compiles():
-        train_config(config(), tmp_path)
+        train_config(config(), tmp_path / "run")
     names = [record.getMessage().split(" with ")[0] for record in caplog.records if "Compiling" in record.getMessage()]
     assert len(names) == 2, names  # the first state, and the step: not again for the state that it returned
 
