@@ -23,7 +23,12 @@ def convolve(x: jax.Array, kernel: jax.Array, window_strides: Sequence[int], pad
 
     padding: "SAME", or pixels (before, after) of either side.
     how:     the rest of what Flax hands over; every dilation and the number of groups must be 1.
+
+    Raises ValueError for others.
     """
+    others = (*(how.get("lhs_dilation") or ()), *(how.get("rhs_dilation") or ()), how.get("feature_group_count", 1))
+    if any(each != 1 for each in others):
+        raise ValueError(f"this convolution has no dilation and one group of channels; it was asked for {how}")
     if isinstance(padding, str):
         padding = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], window_strides, padding)
     return _convolve(tuple(window_strides), tuple(padding), how.get("precision"), x, kernel)

@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,3 +49,9 @@ def test_a_kernel_for_each_example():
 
     theirs = functools.partial(jax.lax.conv_general_dilated, dimension_numbers=NUMBERS)
     np.testing.assert_allclose(gradients(convolve), gradients(theirs), rtol=1e-10)
+
+
+@pytest.mark.parametrize("how", [{"kernel_dilation": 2}, {"input_dilation": 2}, {"feature_group_count": 2}])
+def test_what_it_does_not_do_is_refused(how):
+    with pytest.raises(ValueError, match="this convolution has no dilation and one group of channels"):
+        nn.Conv(4, (3, 3), conv_general_dilated=convolve, **how).init(jax.random.key(0), jnp.zeros((1, 8, 8, 4)))
