@@ -60,6 +60,7 @@ def _keep_compiled_programs() -> None:
     except OSError:
         return  # a home that nobody may write to keeps none
     jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # the many small ones take a second together
 
 
 def _show_in_help(module: str, about: str | None, installed: bool) -> None:

@@ -109,7 +109,6 @@ def test_a_device_that_is_not_there(platforms):
 
 
 SMALL = """
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 command.run(lambda _: jax.jit(lambda x: x + 1)(1.0), about="")
 """
 
