@@ -85,7 +85,7 @@ def main(_):
 
 @contextlib.contextmanager
 def no_compiled_programs() -> Iterator[None]:
-    """A new folder of compiled programs for as long as the context lasts, so that a first call is one."""
+    """A new folder of compiled programs for as long as the context lasts, so that each first call compiles."""
     before = jax.config.jax_compilation_cache_dir
     with tempfile.TemporaryDirectory() as folder:
         compilation_cache.reset_cache()

@@ -11,7 +11,7 @@ import jax
 
 # Names of convolutions and products of matrices: of HLO, of the libraries that XLA calls for them, and of their kernels.
 _PRODUCTS = re.compile(r"convolution|(?<![a-z])dot|matmul|gemm|cudnn|cublas|cutlass|xmma|ynn|onednn")
-# What only holds others, whose time would count twice.
+# Loops, calls and branches hold other operations, whose time would count twice.
 _HOLDERS = re.compile(r"(while|call|conditional)(\.\d+)?$")
 
 
@@ -37,5 +37,5 @@ def _operations(call: Callable[[], Any]) -> Iterator[tuple[str, float]]:
         lines = [line for plane in devices or planes for line in plane.lines if line.name == "XLA Ops" or not devices]
         for event in (event for line in lines for event in line.events):
             about = dict(event.stats)
-            if (devices or "hlo_op" in about) and not _HOLDERS.match(event.name):  # beside what a processor does for Python
+            if (devices or "hlo_op" in about) and not _HOLDERS.match(event.name):  # what Python does is in it, too
                 yield f"{about.get('hlo_category', '')} {event.name}", event.duration_ns

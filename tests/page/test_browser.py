@@ -27,7 +27,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 FLAGS = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update
     --disable-sync""".split()
 WITHIN = 1e-4  # of our numbers, in pictures from -1 to 1: float32 in another order of sums, through all steps
-# Of WebGPU, whose sine may be wrong by 2**-11 (W3C's WGSL, 15.7.4): half a grey level of 256. Found: .0011 and less.
+# Of WebGPU, whose sine may be wrong by 2**-11 (W3C's WGSL, on the accuracy of floats): half a grey level of 256. Found: .0011.
 BY_WEBGPU = 1 / 255
 PARTS = ("draw", "steps", "walk", "own", "table")
 MINUTES = 60_000  # ms of them
