@@ -27,7 +27,7 @@ fast-test: $(VENV)/test.installed
 # The comparisons with PyTorch and diffusers, which the other two leave out where these are not installed.
 peers-test: $(VENV)/peers.installed
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(ORACLES)
-	$(TEST) tests/interop tests/diffusion tests/evaluation -k "interop or diffusers or inception or efficientnet or scores"
+	$(TEST) tests/interop tests/diffusion tests/evaluation tests/experiments -k "interop or diffusers or inception or efficientnet or scores"
 
 # The documentation as a site, runs/site/index.html.
 site: $(VENV)/docs.installed

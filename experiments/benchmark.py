@@ -72,7 +72,9 @@ def main(_):
     found: dict[str, Any] = {"about": about(peer is not None)}
     print(", ".join(f"{name} {value}" for name, value in found["about"].items()))
     measures = {"sampler": measure_sampler, "sampling": measure_sampling, "training": measure_training}
-    with no_compiled_programs():
+    with tempfile.TemporaryDirectory() as folder:  # of compiled programs: a new one, so that each first call compiles
+        compilation_cache.reset_cache()
+        jax.config.update("jax_compilation_cache_dir", folder)
         for name, figures in itertools.chain.from_iterable(
             measures[each](config, peer) for each in dict.fromkeys(_MEASURE.value)
         ):
@@ -81,18 +83,6 @@ def main(_):
     if _OUTPUT.value:
         with whole(_OUTPUT.value) as part:
             part.write_text(json.dumps(found, indent=1) + "\n")
-
-
-@contextlib.contextmanager
-def no_compiled_programs() -> Iterator[None]:
-    """A new folder of compiled programs for as long as the context lasts, so that each first call compiles."""
-    before = jax.config.jax_compilation_cache_dir
-    with tempfile.TemporaryDirectory() as folder:
-        compilation_cache.reset_cache()
-        jax.config.update("jax_compilation_cache_dir", folder)
-        yield
-        jax.config.update("jax_compilation_cache_dir", before)
-        compilation_cache.reset_cache()
 
 
 def about(peer: bool) -> dict[str, Any]:
@@ -115,10 +105,14 @@ def measure_sampler(config, peer):
         for batch in (64, 256):
             x = jax.random.normal(jax.random.key(0), (batch, *configuration.image_shape(config)))
             key = jax.random.key(1)
-            calls = {"ours": lambda: jax.block_until_ready(run(table, x, key))}
-            if peer:
-                calls |= peer.sampler(name, np.asarray(x), len(tau) - 1)
-            yield f"sampler, {name}, batch {batch}", entry(calls, len(tau) - 1, "us/step", slower_is_more=True)
+
+            def ours():
+                jax.block_until_ready(run(table, x, key))
+
+            def peers():
+                return peer.sampler(name, np.asarray(x), len(tau) - 1)
+
+            yield f"sampler, {name}, batch {batch}", entry(ours, peer and peers, len(tau) - 1, "us/step", slower_is_more=True)
 
 
 def measure_sampling(config, peer):
@@ -128,12 +122,16 @@ def measure_sampling(config, peer):
     generator = configuration.make_model(config, params, _DTYPE.value).generator()
     table = solvers.ddim(configuration.make_schedule(config), schedule.subsequence(config.diffusion.num_steps, steps, "leading"))
     params, x = jax.device_put(params), generator.latents(0, np.arange(batch))[0]
-    calls = {"ours": lambda: jax.block_until_ready(generator.sample(params, table, x))}
-    if peer:
+
+    def ours():
+        return jax.block_until_ready(generator.sample(params, table, x))
+
+    def peers():
         with exported(config, params) as folder:
-            calls |= peer.sampling(folder, np.asarray(x), steps, _DTYPE.value, np.asarray(calls["ours"]()))
+            return peer.sampling(folder, np.asarray(x), steps, _DTYPE.value, np.asarray(ours()))
+
     network = jax.jit(lambda params, x: generator.network.apply(params, x, np.zeros(batch, np.int32), {}, None))
-    found = entry(calls, batch * steps, "image-steps/s")
+    found = entry(ours, peer and peers, batch * steps, "image-steps/s")
     yield f"sampling, {_DTYPE.value}, batch {batch}", found | arithmetic(found, planning.flops(network, params, x) / batch)
 
 
@@ -155,12 +153,13 @@ def measure_training(config, peer):
             state, metrics = compiled(state, dataset, None, index, per_call)
         jax.block_until_ready((state, metrics))
 
-    calls = {"ours": ours}
     done = batch * per_call * max(1, steps // per_call)
-    if peer:
+
+    def peers():
         with exported(config, params) as folder:
-            calls |= peer.training(folder, images[:batch], done // batch, _DTYPE.value, config)
-    found = entry(calls, done, "images/s")
+            return peer.training(folder, images[:batch], done // batch, _DTYPE.value, config)
+
+    found = entry(ours, peer and peers, done, "images/s")
     yield f"training, {_DTYPE.value}, batch {batch}", found | arithmetic(found, planning.step_flops(task, batch) / batch)
 
 
@@ -180,14 +179,20 @@ def exported(config, params) -> Iterator[pathlib.Path]:
         yield path
 
 
-def entry(calls: Mapping[str, Call], amount: int, unit: str, slower_is_more: bool = False) -> dict[str, Any]:
-    """The figures of calls that each do `amount`, timed in turn: a rate, or with slower_is_more the microseconds for one."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    first = {"ours": seconds(calls["ours"])}
+def entry(
+    ours: Call, peers: Callable[[], Mapping[str, Call]] | None, amount: int, unit: str, slower_is_more: bool = False
+) -> dict[str, Any]:
+    """The figures of calls that each do `amount`, timed in turn: a rate, or with slower_is_more the microseconds for one.
+
+    The peers are made once our first call was timed and its memory was read.
+    """
+    first = {"ours": seconds(ours)}
     memory = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use") or 1024 * resource.getrusage(
         resource.RUSAGE_SELF
     ).ru_maxrss
+    calls = {"ours": ours, **(peers() if peers else {})}
     first |= {name: seconds(call) for name, call in calls.items() if name != "ours"}
+    times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(_REPEATS.value):
         for name, call in calls.items():
             times[name].append(seconds(call))
@@ -196,17 +201,16 @@ def entry(calls: Mapping[str, Call], amount: int, unit: str, slower_is_more: boo
     found |= {name: 1e6 * each / amount if slower_is_more else amount / each for name, each in medians.items()}
     if len(calls) > 1:
         found["ratio"] = min(each for name, each in medians.items() if name != "ours") / medians["ours"]
-    found["products_share"] = share_of_products(calls["ours"])
+    found["products_share"] = share_of_products(ours)
     jax.clear_caches()
-    found["from_cache_seconds"] = seconds(calls["ours"])
+    found["from_cache_seconds"] = seconds(ours)
     return found
 
 
 def arithmetic(found: Mapping[str, Any], flops: float) -> dict[str, float]:
     """What an entry's rate is in FLOP/s, and of chips whose peak is known its share of that; `flops` are of one image."""
-    rate = {"flops_per_second": found["ours"] * flops}
-    chip = planning.CHIPS.get(jax.devices()[0].device_kind)
-    return rate | ({"mfu": rate["flops_per_second"] / (jax.device_count() * chip.peak)} if chip else {})
+    rate, peak = found["ours"] * flops, planning.peak(jax.devices())
+    return {"flops_per_second": rate} | ({"mfu": rate / peak} if peak else {})
 
 
 def seconds(call: Call) -> float:

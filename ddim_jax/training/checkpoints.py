@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from ddim_jax.common import files
@@ -56,7 +55,9 @@ class Checkpoints:
             how = {"read_only": True}
         else:
             self.directory.mkdir(parents=True, exist_ok=True)
-        alone = ocp.options.MultiprocessingOptions(host, {host}, f"host {host}")
+        import orbax.checkpoint as ocp  # here: what reads weights from a file needs no half a second of it
+
+        self._args, alone = ocp.args, ocp.options.MultiprocessingOptions(host, {host}, f"host {host}")
         self._manager = ocp.CheckpointManager(
             self.directory, options=ocp.CheckpointManagerOptions(create=False, multiprocessing_options=alone, **how)
         )
@@ -105,9 +106,9 @@ class Checkpoints:
             warnings.warn(f"a checkpoint could not be written ({failed}): training goes on, and this one is tried", stacklevel=2)
         record = {"step": int(arrays["step"]), "crc32": _checksums(arrays), "notes": dict(notes)}
         text = json.dumps(record, sort_keys=True)
-        args = ocp.args.Composite(
-            record=ocp.args.JsonSave({"record": text, "crc32": zlib.crc32(text.encode())}),
-            **{part: ocp.args.StandardSave({n: a for n, a in arrays.items() if _part(n) == part}) for part in PARTS},
+        args = self._args.Composite(
+            record=self._args.JsonSave({"record": text, "crc32": zlib.crc32(text.encode())}),
+            **{part: self._args.StandardSave({n: a for n, a in arrays.items() if _part(n) == part}) for part in PARTS},
         )
         self._manager.save(record["step"], args=args, force=True)
 
@@ -191,13 +192,13 @@ class Checkpoints:
 
     def _checked(self, step: int, parts: Sequence[str]) -> Saved:
         """A checkpoint. Raises _Fault where it is not what was saved, and whatever Orbax raises."""
-        found = self._restore(step, record=ocp.args.JsonRestore())["record"]
+        found = self._restore(step, record=self._args.JsonRestore())["record"]
         if zlib.crc32(found["record"].encode()) != found["crc32"]:
             raise _Fault("its record is not the one that was saved")
         record = json.loads(found["record"])
         if record["step"] != step:
             raise _Fault(f"it is of step {record['step']}, in a folder that was renamed")
-        restored = self._restore(step, **{part: ocp.args.StandardRestore() for part in parts}) if parts else {}
+        restored = self._restore(step, **{part: self._args.StandardRestore() for part in parts}) if parts else {}
         arrays = {name: np.asarray(array) for part in parts for name, array in restored[part].items()}
         sums = {name: value for name, value in record["crc32"].items() if _part(name) in parts}
         wrong = _checksums(arrays).items() ^ sums.items()
@@ -207,7 +208,7 @@ class Checkpoints:
 
     def _checked_of_old(self, step: int) -> Saved:
         """A checkpoint as it was written before checkpoints had notes: all in one item, under one checksum."""
-        found = self._restore(step, state=ocp.args.StandardRestore(), checksum=ocp.args.JsonRestore())
+        found = self._restore(step, state=self._args.StandardRestore(), checksum=self._args.JsonRestore())
         arrays, total = {name: np.asarray(array) for name, array in found["state"].items()}, 0
         for name in sorted(arrays):
             total = zlib.crc32(np.ascontiguousarray(arrays[name]).tobytes(), total)
@@ -218,7 +219,7 @@ class Checkpoints:
         return Saved(arrays, {})
 
     def _restore(self, step: int, **items: Any) -> Any:
-        return self._manager.restore(step, args=ocp.args.Composite(**items))
+        return self._manager.restore(step, args=self._args.Composite(**items))
 
     def _report(self, faults: Mapping[int, str], instead: str) -> None:
         """Says which checkpoints were stepped over, and sets them aside."""

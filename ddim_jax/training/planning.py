@@ -136,9 +136,15 @@ def flops(jitted: Any, *arguments: Any) -> float:
 
 def peak_rate(task: Task, batch_size: int, devices: Sequence[jax.Device]) -> float | None:
     """The steps a second that these devices would take at their peak in bfloat16; None where that is not known."""
+    rate = peak(devices)
+    flops = step_flops(task, batch_size) if rate else math.nan
+    return None if rate is None or math.isnan(flops) else rate / flops
+
+
+def peak(devices: Sequence[jax.Device]) -> float | None:
+    """FLOP/s of dense products in bfloat16, of all these devices of one kind together; None where that is not known."""
     chip = CHIPS.get(devices[0].device_kind)
-    flops = step_flops(task, batch_size) if chip else math.nan
-    return None if chip is None or math.isnan(flops) else len(devices) * chip.peak / flops
+    return len(devices) * chip.peak if chip else None
 
 
 def tpu_devices(topology: str) -> list[jax.Device]:

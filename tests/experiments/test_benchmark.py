@@ -59,5 +59,6 @@ def test_interop_with_the_peer_beside_ours(tmp_path):
     assert {"diffusers eager", "diffusers compiled"} < entry.keys()
     rates = [entry[name] for name in ("diffusers eager", "diffusers compiled")]
     assert entry["ratio"] == pytest.approx(entry["ours"] / max(rates))
+    assert entry["from_cache_seconds"] < entry["first_call_seconds"]["ours"]  # which comes before the peer's
     entry = found["sampler, ddim, batch 64"]
     assert entry["ratio"] == pytest.approx(entry["diffusers"] / entry["ours"])

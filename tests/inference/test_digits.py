@@ -12,7 +12,7 @@ from ddim_jax.evaluation import features
 from ddim_jax.evaluation.extractors import classifier
 
 pytestmark = pytest.mark.slow
-LABELS = np.arange(500) % 10
+LABELS = np.arange(300) % 10
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def samples(model):
-    """The 500 images of seed 0 that `make demo` draws, of the digits 0 to 9 in turn, in 20 steps in place of its 50."""
+    """The first 300 images of seed 0 that `make demo` draws, of the digits 0 to 9 in turn, in 20 steps in place of its 50."""
     return np.asarray(to_uint8(model.sample(len(LABELS), steps=20, batch_size=100)))
 
 
@@ -45,13 +45,13 @@ def test_the_digits_that_were_asked_for(classify, samples):
 def test_samples_pass_for_real_digits(classify, samples):
     """The classifier is at least 0.8 sure of them about as often as of held-out digits; they are as bright as real ones.
 
-    Brightness varies by a third from digit to digit, so that the mean of 500 is known to 1.5%: the 3% allowed are two of that.
+    Brightness varies by a third from digit to digit, so that the mean of 300 is known to 1.9%: the 4% allowed are two of that.
     """
     sure_real, sure = (np.mean(classify(images).max(1) >= 0.8) for images in (sources.mnist_5k("test"), samples))
     brightness = samples.mean() / sources.mnist_5k("train").mean()
     print(f"\nat least 0.8 sure of {sure_real:.3f} of held-out digits, of {sure:.3f} of samples; brightness {brightness:.3f}")
     assert sure >= sure_real - 0.10
-    assert abs(brightness - 1) <= 0.03
+    assert abs(brightness - 1) <= 0.04
 
 
 def test_guidance_makes_digits_plainer(classify, model, samples):
@@ -63,19 +63,19 @@ def test_guidance_makes_digits_plainer(classify, model, samples):
 
 
 def test_reconstruction_improves_with_steps(model):
-    real = np.asarray(to_float(sources.mnist_5k("test")[::25]))
-    errors = [np.mean(np.square((model.reconstruct(real, steps=steps) - real) / 2)) for steps in (10, 20, 50, 100)]
-    print("\nmean squared error a pixel in [0, 1] at 10, 20, 50, 100 steps:", [f"{error:.5f}" for error in errors])
+    real = np.asarray(to_float(sources.mnist_5k("test")[::50]))
+    errors = [np.mean(np.square((model.reconstruct(real, steps=steps) - real) / 2)) for steps in (10, 20, 50)]
+    print("\nmean squared error a pixel in [0, 1] at 10, 20, 50 steps:", [f"{error:.5f}" for error in errors])
     assert np.all(np.diff(errors) < 0)
 
 
 def test_the_clothes_that_were_asked_for():
     """The classifier is right on 90.6% of the 10,000 real test images (tests/evaluation/test_classifier.py)."""
     describe = features.describer(classifier.load(classifier.SHIPPED["fashion_mnist"]))
-    samples = np.asarray(to_uint8(ddim_jax.load(weights.FASHION_MNIST).sample(300, steps=20, batch_size=100)))
+    samples = np.asarray(to_uint8(ddim_jax.load(weights.FASHION_MNIST).sample(200, steps=20, batch_size=100)))
     found = describe(samples)["logits"].argmax(1)
-    print(f"\nclothes taken for what was asked for: {np.mean(found == LABELS[:300]):.3f}")
-    assert np.mean(found == LABELS[:300]) >= 0.906 - 0.10
+    print(f"\nclothes taken for what was asked for: {np.mean(found == LABELS[:200]):.3f}")
+    assert np.mean(found == LABELS[:200]) >= 0.906 - 0.10
 
 
 @pytest.mark.parametrize("path", [weights.DIGITS, weights.FASHION_MNIST], ids=lambda path: path.stem)
