@@ -407,7 +407,6 @@ def test_demo_walks_the_whole_road(tmp_path, monkeypatch):
     config = tiny.get_config()
     config.model.num_classes = 10
     monkeypatch.setattr(demo.demo, "get_config", lambda: config)
-    monkeypatch.setattr(demo, "COUNT", 300)
     monkeypatch.setattr(demo, "STEPS", 3)
     monkeypatch.setattr(demo, "NUMBERS_OF_STEPS", (2, 3))
     report = demo.Report(tmp_path)

@@ -29,7 +29,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def samples(model):
-    """The first 300 images of seed 0 that `make demo` draws, of the digits 0 to 9 in turn, in 20 steps in place of its 50."""
+    """The 300 images of seed 0 that `make demo` draws, of the digits 0 to 9 in turn, in 20 steps in place of its 50."""
     return np.asarray(to_uint8(model.sample(len(LABELS), steps=20, batch_size=100)))
 
 
