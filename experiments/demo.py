@@ -1,4 +1,4 @@
-"""Everything once, on handwritten digits: draws from the weights that ship with the package, then trains anew for a minute.
+"""Everything once, on handwritten digits: draws from the weights that ship with the package, then begins to train anew.
 
 python -m experiments.demo --output=runs/demo
 """
