@@ -55,7 +55,7 @@ class Checkpoints:
             how = {"read_only": True}
         else:
             self.directory.mkdir(parents=True, exist_ok=True)
-        import orbax.checkpoint as ocp  # here: what reads weights from a file needs no half a second of it
+        import orbax.checkpoint as ocp  # here, since it takes half a second, which reading a file of weights does not need
 
         self._args, alone = ocp.args, ocp.options.MultiprocessingOptions(host, {host}, f"host {host}")
         self._manager = ocp.CheckpointManager(
