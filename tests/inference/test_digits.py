@@ -45,13 +45,13 @@ def test_the_digits_that_were_asked_for(classify, samples):
 def test_samples_pass_for_real_digits(classify, samples):
     """The classifier is at least 0.8 sure of them about as often as of held-out digits; they are as bright as real ones.
 
-    Brightness varies by a third from digit to digit, so that the mean of 300 is known to 1.9%: the 4% allowed are two of that.
+    Brightness varies by a third from digit to digit, so that the mean of 300 is known to 1.9%: the 3% allowed are 1.6 of that.
     """
     sure_real, sure = (np.mean(classify(images).max(1) >= 0.8) for images in (sources.mnist_5k("test"), samples))
     brightness = samples.mean() / sources.mnist_5k("train").mean()
     print(f"\nat least 0.8 sure of {sure_real:.3f} of held-out digits, of {sure:.3f} of samples; brightness {brightness:.3f}")
     assert sure >= sure_real - 0.10
-    assert abs(brightness - 1) <= 0.04
+    assert abs(brightness - 1) <= 0.03
 
 
 def test_guidance_makes_digits_plainer(classify, model, samples):
@@ -64,8 +64,8 @@ def test_guidance_makes_digits_plainer(classify, model, samples):
 
 def test_reconstruction_improves_with_steps(model):
     real = np.asarray(to_float(sources.mnist_5k("test")[::50]))
-    errors = [np.mean(np.square((model.reconstruct(real, steps=steps) - real) / 2)) for steps in (10, 20, 50)]
-    print("\nmean squared error a pixel in [0, 1] at 10, 20, 50 steps:", [f"{error:.5f}" for error in errors])
+    errors = [np.mean(np.square((model.reconstruct(real, steps=steps) - real) / 2)) for steps in (10, 20, 50, 100)]
+    print("\nmean squared error a pixel in [0, 1] at 10, 20, 50, 100 steps:", [f"{error:.5f}" for error in errors])
     assert np.all(np.diff(errors) < 0)
 
 

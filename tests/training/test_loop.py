@@ -316,7 +316,7 @@ def test_a_run_that_is_told_to_stop_resumes_to_the_bits_of_one_that_was_not(tmp_
     """At a random moment between checkpoints, in a process of its own, through the command. Of kills: tests/reliability."""
     run(tmp_path / "whole", *LONG)
     process = run(tmp_path / "stopped", *LONG, wait=False)
-    moment = random.SystemRandom().randrange(30, 120)
+    moment = random.SystemRandom().randrange(30, 100)
     while steps_logged(tmp_path / "stopped") < moment and process.poll() is None:
         time.sleep(0.005)
     process.terminate()
