@@ -7,6 +7,8 @@ PYTHONS = $(shell for version in $(VERSIONS); do for python in python$$version p
 	$$python -c '$(TRY)' $$version 2>/dev/null && echo $$python && break; done; done)
 PYTHON ?= $(firstword $(PYTHONS))
 VENV := .venv
+# Where the environment tells Python to keep no compiled modules, each process that a test starts would compile those of JAX again.
+unexport PYTHONDONTWRITEBYTECODE
 # Most of the time is compiling, by one core: two to four files of tests at once, as there are cores.
 TEST = $(VENV)/bin/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 

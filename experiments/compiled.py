@@ -4,8 +4,9 @@
     python -m experiments.compiled --config=configs/cifar10.py --batch_size=256 --dtype=bfloat16
 
 One chip computes the network (forward), its loss with the gradient (gradient), or DDIM (sampler), whose loop counts as one step.
-The bytes are those that the compiler counts as accessed, its copies between the memories of the chip included. Each line takes
-minutes.
+The bytes accessed are what the compiler counts, also in the memory on the chip, where it keeps what fits. Those in main memory
+are counted in the compiled program: divided by the chip's bandwidth, they are the time that memory alone would take. Each line
+takes minutes.
 """
 
 import time
@@ -43,6 +44,7 @@ def main(_):
         seconds, cost, memory = time.perf_counter() - began, compiled.cost_analysis(), compiled.memory_analysis()
         print(
             f"{name}: {cost['flops'] / batch / 1e9:.4g} GFLOP and {cost['bytes accessed'] / batch / 1e6:.4g} MB an image, "
+            f"{planning.main_memory_traffic(compiled.as_text()) / batch / 1e6:.4g} of them in main memory, "
             f"{memory.temp_size_in_bytes / 1e6:,.0f} MB of temporaries, compiled in {seconds:.0f} s",
             flush=True,
         )

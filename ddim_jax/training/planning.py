@@ -44,7 +44,11 @@ _LIBTPU = {  # of libtpu where it only compiles
     "TPU_WORKER_HOSTNAMES": "localhost",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # several processes may compile at once
 }
+# Names in the text of compiled programs.
 _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+_CONTROL = ("while", "conditional", "call")  # run other computations, and move nothing themselves
+_FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast")
+_INSTRUCTION = re.compile(r"^ +(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$", re.M)
 
 
 class Collective(NamedTuple):
@@ -173,16 +177,43 @@ def tpu_devices(topology: str) -> list[jax.Device]:
 def collectives(hlo: str) -> dict[str, Collective]:
     """What a compiled program, as text, sends between devices: its collective operations by kind. One in a loop counts once."""
     found: dict[str, Collective] = {}
-    hlo = re.sub(r"/\*.*?\*/", "", hlo)
     # Where an operation is in two halves, X-start and X-done, the second has the shape of the result.
-    for shape, kind in re.findall(rf"= (\([^=]*?\)|\S+) ({'|'.join(_COLLECTIVES)})(?:-done)?\(", hlo):
-        sizes = (
-            math.prod(map(int, filter(None, sides.split(",")))) * _num_bytes(dtype)
-            for dtype, sides in re.findall(r"\b([a-z]+\d\w*|pred)\[([\d,]*)\]", shape)
-        )
+    for shape, kind in re.findall(rf"= (\([^=]*?\)|\S+) ({'|'.join(_COLLECTIVES)})(?:-done)?\(", _plain(hlo)):
         before = found.get(kind, Collective(0, 0))
-        found[kind] = Collective(before.operations + 1, before.num_bytes + sum(sizes))
+        size = sum(num_bytes for num_bytes, _ in _arrays(shape))
+        found[kind] = Collective(before.operations + 1, before.num_bytes + size)
     return found
+
+
+def main_memory_traffic(hlo: str) -> int:
+    """Bytes that a compiled program of a TPU, as text, reads and writes in the chip's main memory (HBM).
+
+    What XLA counts as accessed includes what the compiler keeps in the memory on the chip, marked S(1) in the text, which is
+    many times as fast. Arrays count whole, without the padding of their tiles; a loop counts once, a branch always.
+    """
+    computations = dict(re.findall(r"^(?:ENTRY )?%?([\w.\-]+) \(.*?\{\n(.*?)^\}", _plain(hlo), re.M | re.S))
+    entry = re.findall(r"^ENTRY %?([\w.\-]+)", hlo, re.M)
+
+    def traffic(computation: str) -> int:
+        total, shapes = 0, {}
+        for name, shape, operation, rest in _INSTRUCTION.findall(computations[computation]):
+            shapes[name] = shape
+            arguments = re.findall(r"%([\w.\-]+)", rest[: rest.index(")")])
+            if operation in _CONTROL:
+                total += sum(
+                    traffic(each) for each in re.findall(r"%([\w.\-]+)", rest[rest.index(")") :]) if each in computations
+                )
+            elif operation.endswith(
+                "-start"
+            ):  # one array, from one memory into another; the type has both, of which one may be a part
+                (first, first_main), (second, second_main) = _arrays(shape)[:2]
+                total += min(first, second) * (first_main + second_main)
+            elif operation not in _FREE and not operation.endswith("-done"):
+                moved = (array for each in (shape, *(shapes[each] for each in arguments)) for array in _arrays(each))
+                total += sum(num_bytes for num_bytes, main in moved if main)
+        return total
+
+    return sum(map(traffic, entry))
 
 
 def describe(plan: Plan, steps: int) -> str:
@@ -241,6 +272,18 @@ def _compile(lowered: Any, device: jax.Device, batch_size: int) -> Any:
             f"a step of {batch_size} examples does not fit into the memory of a {device.device_kind} ({said.strip()}); try "
             "--config.training.remat, a smaller batch_size or more devices"
         ) from error
+
+
+def _plain(hlo: str) -> str:
+    """The text of a compiled program without its comments."""
+    return re.sub(r"/\*.*?\*/", "", hlo)
+
+
+def _arrays(shape: str) -> list[tuple[int, bool]]:
+    """(bytes, whether it lies in the main memory) of each array in a type as XLA writes it."""
+    found = re.findall(r"\b([a-z]+\d\w*|pred)\[([\d,]*)\](\{[^}]*\})?", shape)
+    sizes = (math.prod(map(int, filter(None, sides.split(",")))) * _num_bytes(dtype) for dtype, sides, _ in found)
+    return [(size, "S(" not in layout) for size, (_, _, layout) in zip(sizes, found)]
 
 
 def _num_bytes(dtype: str) -> int:

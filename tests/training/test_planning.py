@@ -149,6 +149,39 @@ def test_collectives_are_read_off_the_text():
     }
 
 
+def test_traffic_of_the_main_memory_is_read_off_the_text():
+    """Lines as the TPU's compiler writes them (libtpu 0.0.50), shortened; S(1) is the memory on the chip."""
+    hlo = """HloModule jit_f, is_scheduled=true
+
+%fused (param_0: f32[64,32]) -> f32[64,32] {
+  %param_0 = f32[64,32]{1,0:T(8,128)} parameter(0)
+  ROOT %add.1 = f32[64,32]{1,0:T(8,128)} add(%param_0, %param_0)
+}
+
+%body (arg: (f32[64,32], s32[])) -> (f32[64,32], s32[]) {
+  %arg = (f32[64,32]{1,0:T(8,128)}, s32[]{:T(128)}) parameter(0)
+  %got = f32[64,32]{1,0:T(8,128)} get-tuple-element(%arg), index=0
+  %inside = f32[64,32]{1,0:T(8,128)} fusion(%got), kind=kLoop, calls=%fused
+  ROOT %out = (f32[64,32]{1,0:T(8,128)}, s32[]{:T(128)}) tuple(%inside, %got)
+}
+
+ENTRY %main (x.1: f32[64,32]) -> f32[64,32] {
+  %x.1 = f32[64,32]{1,0:T(8,128)} parameter(0), sharding={replicated}
+  %copy-start = (f32[64,32]{1,0:T(8,128)S(1)}, f32[64,32]{1,0:T(8,128)}, u32[]{:S(2)}) copy-start(%x.1)
+  %copy-done = f32[64,32]{1,0:T(8,128)S(1)} copy-done(%copy-start)
+  %slice-start = ((f32[64,32]{1,0:T(8,128)}), f32[16,32]{1,0:T(8,128)S(1)}, s32[]{:S(2)}) slice-start(%x.1)
+  %both = (bf16[64,32]{1,0:T(8,128)(2,1)}, /*index=1*/f32[64]{0:T(128)S(1)}) fusion(%copy-done), kind=kOutput, calls=%fused
+  %first = bf16[64,32]{1,0:T(8,128)(2,1)} get-tuple-element(%both), index=0
+  %there = (f32[64,32]{1,0:T(8,128)}, s32[]{:T(128)}) tuple(%x.1, %first)
+  %loop = (f32[64,32]{1,0:T(8,128)}, s32[]{:T(128)}) while(%there), condition=%absent, body=%body
+  ROOT %after = f32[64,32]{1,0:T(8,128)} get-tuple-element(%loop), index=0
+}
+"""
+    x = 4 * 64 * 32
+    copied, sliced, written, in_the_loop = x, x // 4, x // 2, 2 * x
+    assert planning.main_memory_traffic(hlo) == copied + sliced + written + in_the_loop
+
+
 EIGHT = """
 import jax, json
 from ddim_jax.training import planning
@@ -301,6 +334,24 @@ def test_the_compiler_of_tpus_takes_training_and_sampling(topology, kind, count)
     assert done.returncode == 0, done.stderr
 
 
+LARGE = """
+import jax, jax.numpy as jnp
+from jax.sharding import SingleDeviceSharding
+from ddim_jax.training import planning
+
+there = SingleDeviceSharding(planning.tpu_devices("v5e:2x2")[0])
+x = jax.ShapeDtypeStruct((2**20, 1024), jnp.float32, sharding=there)
+print(planning.main_memory_traffic(jax.jit(lambda x: 2 * x + 1).lower(x).compile().as_text()) / x.size)
+"""
+
+
+@WITH_LIBTPU
+def test_an_array_too_large_for_the_chip_is_read_and_written_in_main_memory():
+    """4 GiB of them, once each, 4 bytes a number."""
+    done = python("-c", LARGE)
+    assert done.stdout == "8.0\n", done.stderr
+
+
 @pytest.mark.slow
 @WITH_LIBTPU
 def test_a_network_as_the_compiler_of_tpus_sees_it():
@@ -312,3 +363,5 @@ def test_a_network_as_the_compiler_of_tpus_sees_it():
     flops = {name: float(gigas) for name, gigas in re.findall(r"^(\w+): ([\d.]+) GFLOP", done.stdout, re.M)}
     assert 2.5 < flops["gradient"] / flops["forward"] < 3.5
     assert flops["sampler"] == pytest.approx(flops["forward"], rel=0.1)
+    traffic = re.findall(r"and ([\d.]+) MB an image, ([\d.]+) of them in main memory", done.stdout)
+    assert len(traffic) == 3 and all(0 < float(main) <= float(accessed) for accessed, main in traffic)
