@@ -43,7 +43,7 @@ from ddim_jax.common import extras
 from ddim_jax.common.files import check_writable, whole
 from ddim_jax.diffusion import process, sampling, schedule, solvers
 from ddim_jax.interop import to_diffusers
-from ddim_jax.training import loop, planning
+from ddim_jax.training import loop, planning, rows
 from experiments.profiling import share_of_products
 
 MEASURES = ("sampler", "sampling", "training")
@@ -143,7 +143,7 @@ def measure_training(config, peer):
     task = configuration.make_bare_task(config, source if len(source) > 1 else images)
     params = random_params(config)
     state = loop.on_every_device(loop.first_state(task, 0, params))
-    dataset, compiled = loop.on_every_device(task.source), loop.mapped_steps(task)
+    dataset, compiled = loop.on_every_device(rows.from_arrays(task.source)), loop.mapped_steps(task)
     per_call = configuration.run_arguments(config)["steps_per_call"]
     index = np.zeros((jax.local_device_count(), per_call, batch // jax.device_count()), np.int32)
 

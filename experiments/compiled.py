@@ -2,6 +2,9 @@
 
     pip install -c constraints.txt -e ".[tpu]"
     python -m experiments.compiled --config=configs/cifar10.py --batch_size=256 --dtype=bfloat16
+    python -m experiments.compiled --config=configs/cifar10.py --batch_size=8 --dtype=float32 --topology=cpu
+
+The last line asks the compiler for this machine's own processor.
 
 One chip computes the network (forward), its loss with the gradient (gradient), or DDIM (sampler), whose loop counts as one step.
 The bytes accessed are what the compiler counts, also in the memory on the chip, where it keeps what fits. Those in main memory
@@ -21,6 +24,7 @@ from ml_collections import config_flags
 
 from ddim_jax import configuration
 from ddim_jax.commands import command
+from ddim_jax.common.devices import processor
 from ddim_jax.diffusion import losses, process, sampling, schedule, solvers
 from ddim_jax.training import planning
 
@@ -29,12 +33,14 @@ _CONFIG = config_flags.DEFINE_config_file("config", "configs/cifar10.py", "Whose
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 256, "Images at once.", lower_bound=1)
 _DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ("float32", "bfloat16"), "What layers compute in.")
 _REMAT = flags.DEFINE_bool("remat", False, "Whether the gradient computes activations again.")
-_TOPOLOGY = flags.DEFINE_string("topology", "v5e:2x2", "A slice, of whose chips one is compiled for.")
+_TOPOLOGY = flags.DEFINE_string(
+    "topology", "v5e:2x2", "A slice of TPUs, one of which is compiled for; without a name, the processor."
+)
 _PART = flags.DEFINE_multi_enum("part", list(PARTS), PARTS, "What to compile; all by default.")
 
 
 def main(_):
-    device = planning.tpu_devices(_TOPOLOGY.value)[0]
+    device = processor() if _TOPOLOGY.value == "cpu" else planning.tpu_devices(_TOPOLOGY.value)[0]
     batch, there = _BATCH_SIZE.value, SingleDeviceSharding(device)
     print(f"one {device.device_kind}, batch {batch}, {_DTYPE.value}")
     for name, function, arguments in parts(_CONFIG.value.copy_and_resolve_references()):
@@ -42,10 +48,14 @@ def main(_):
         began = time.perf_counter()
         compiled = jax.jit(function).lower(*shapes).compile()
         seconds, cost, memory = time.perf_counter() - began, compiled.cost_analysis(), compiled.memory_analysis()
+        text = compiled.as_text()
+        main = (
+            f"{planning.main_memory_traffic(text) / batch / 1e6:.4g} of them in main memory, " if device.platform == "tpu" else ""
+        )
         print(
-            f"{name}: {cost['flops'] / batch / 1e9:.4g} GFLOP and {cost['bytes accessed'] / batch / 1e6:.4g} MB an image, "
-            f"{planning.main_memory_traffic(compiled.as_text()) / batch / 1e6:.4g} of them in main memory, "
-            f"{memory.temp_size_in_bytes / 1e6:,.0f} MB of temporaries, compiled in {seconds:.0f} s",
+            f"{name}: {cost['flops'] / batch / 1e9:.4g} GFLOP and {cost['bytes accessed'] / batch / 1e6:.4g} MB an image, {main}"
+            f"{memory.temp_size_in_bytes / 1e6:,.0f} MB of temporaries, {planning.operations(text)['fusion']} fusions and "
+            f"{planning.operations(text)['copy']} copies, compiled in {seconds:.0f} s",
             flush=True,
         )
 

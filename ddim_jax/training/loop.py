@@ -20,6 +20,7 @@ from ddim_jax.common.devices import processor
 from ddim_jax.common.holding import held
 from ddim_jax.common.seeds import check_seed
 from ddim_jax.data import batches, sources
+from ddim_jax.training import rows
 from ddim_jax.training.checkpoints import Checkpoints, copied, flat
 from ddim_jax.training.log import Log
 from ddim_jax.training.stalls import Stalls
@@ -100,7 +101,7 @@ def train(
             checkpoints.check_room(flat(state)[0])
         start = int(state.step)
         state, teacher = on_every_device(state), on_every_device(task.teacher)
-        dataset = on_every_device(task.source) if sources.in_memory(task.source) else None
+        dataset = on_every_device(rows.from_arrays(task.source)) if sources.in_memory(task.source) else None
         compiled = mapped_steps(task, mapping)
         ends = list(_call_ends(start, steps, steps_per_call, every))
         calls = _feed(task.source, batch_size, seed, start, ends, steps_per_call)
@@ -202,12 +203,12 @@ def mapped_steps(task: Task, mapping: str = "pmap", devices: Sequence[jax.Device
 def train_steps(state: TrainState, dataset: Any, teacher: Any, batch: Any, count: jax.Array, *, step_fn: Callable) -> tuple:
     """The first `count` of the K steps that batch [K, B, ...] is for, in one compiled call: the state, and metrics [K] each.
 
-    A batch is examples, or where there is a `dataset` [N, ...] on the device, their indices in it. The count is an argument:
-    calls of any length are one program.
+    A batch is examples, or where there is a `dataset` [N, ...] on the device (see `rows`), their indices in it. The count is an
+    argument: calls of any length are one program.
     """
 
     def one(state: TrainState, entry: Any) -> tuple:
-        examples = entry if dataset is None else jax.tree.map(lambda values: values[entry], dataset)
+        examples = entry if dataset is None else rows.take(dataset, entry)
         return step_fn(state, examples, teacher=teacher)
 
     def at(i: Any) -> Any:

@@ -1,11 +1,12 @@
 """What a run takes, before it is paid for: its step is compiled for the devices that it will run on, from shapes alone."""
 
+import collections
 import functools
 import math
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ddim_jax.common import extras
 from ddim_jax.common.devices import processor
 from ddim_jax.data import sources
+from ddim_jax.training import rows
 from ddim_jax.training.loop import AXIS, check_batch_size, first_state, make_step, mapped_steps, train_steps
 from ddim_jax.training.task import Task
 
@@ -185,35 +187,25 @@ def collectives(hlo: str) -> dict[str, Collective]:
     return found
 
 
+def operations(hlo: str) -> collections.Counter[str]:
+    """How often a compiled program, as text, runs each operation of its own: fusion, copy, ... One in a loop counts once."""
+    return collections.Counter(operation for operation, _, _ in _instructions(hlo))
+
+
 def main_memory_traffic(hlo: str) -> int:
     """Bytes that a compiled program of a TPU, as text, reads and writes in the chip's main memory (HBM).
 
     What XLA counts as accessed includes what the compiler keeps in the memory on the chip, marked S(1) in the text, which is
     many times as fast. Arrays count whole, without the padding of their tiles; a loop counts once, a branch always.
     """
-    computations = dict(re.findall(r"^(?:ENTRY )?%?([\w.\-]+) \(.*?\{\n(.*?)^\}", _plain(hlo), re.M | re.S))
-    entry = re.findall(r"^ENTRY %?([\w.\-]+)", hlo, re.M)
-
-    def traffic(computation: str) -> int:
-        total, shapes = 0, {}
-        for name, shape, operation, rest in _INSTRUCTION.findall(computations[computation]):
-            shapes[name] = shape
-            arguments = re.findall(r"%([\w.\-]+)", rest[: rest.index(")")])
-            if operation in _CONTROL:
-                total += sum(
-                    traffic(each) for each in re.findall(r"%([\w.\-]+)", rest[rest.index(")") :]) if each in computations
-                )
-            elif operation.endswith(
-                "-start"
-            ):  # one array, from one memory into another; the type has both, of which one may be a part
-                (first, first_main), (second, second_main) = _arrays(shape)[:2]
-                total += min(first, second) * (first_main + second_main)
-            elif operation not in _FREE and not operation.endswith("-done"):
-                moved = (array for each in (shape, *(shapes[each] for each in arguments)) for array in _arrays(each))
-                total += sum(num_bytes for num_bytes, main in moved if main)
-        return total
-
-    return sum(map(traffic, entry))
+    total = 0
+    for operation, shape, arguments in _instructions(hlo):
+        if operation.endswith("-start"):  # an array, or a part of it, from one memory into another: its type has both
+            (first, first_main), (second, second_main) = _arrays(shape)[:2]
+            total += min(first, second) * (first_main + second_main)
+        elif not operation.endswith("-done"):
+            total += sum(num_bytes for each in (shape, *arguments) for num_bytes, main in _arrays(each) if main)
+    return total
 
 
 def describe(plan: Plan, steps: int) -> str:
@@ -246,7 +238,7 @@ def _shapes(task: Task) -> tuple[Any, Any, Any]:
     """The state, the data set (None where it is streamed) and what stands for one example in a batch: shapes."""
     state = jax.eval_shape(functools.partial(first_state, task, 0), task.initial)
     if sources.in_memory(task.source):
-        return state, task.source, jax.ShapeDtypeStruct((), np.int32)
+        return state, rows.from_arrays(task.source), jax.ShapeDtypeStruct((), np.int32)
     return state, None, task.source[0]
 
 
@@ -272,6 +264,22 @@ def _compile(lowered: Any, device: jax.Device, batch_size: int) -> Any:
             f"a step of {batch_size} examples does not fit into the memory of a {device.device_kind} ({said.strip()}); try "
             "--config.training.remat, a smaller batch_size or more devices"
         ) from error
+
+
+def _instructions(hlo: str) -> Iterator[tuple[str, str, list[str]]]:
+    """(operation, its type, those of its arguments) of what a compiled program, as text, runs one by one, also in its loops."""
+    hlo = _plain(hlo)
+    computations = dict(re.findall(r"^(?:ENTRY )?%?([\w.\-]+) \(.*?\{\n(.*?)^\}", hlo, re.M | re.S))
+    left = re.findall(r"^ENTRY %?([\w.\-]+)", hlo, re.M)
+    while left:
+        shapes: dict[str, str] = {}
+        for name, shape, operation, rest in _INSTRUCTION.findall(computations[left.pop()]):
+            shapes[name] = shape
+            arguments, how = (re.findall(r"%([\w.\-]+)", part) for part in rest.split(")", 1))
+            if operation in _CONTROL:
+                left += [each for each in how if each in computations]
+            elif operation not in _FREE:
+                yield operation, shape, [shapes[each] for each in arguments]
 
 
 def _plain(hlo: str) -> str:
