@@ -24,7 +24,10 @@ class Rows:
 
 
 def from_arrays(examples: Any) -> Any:
-    """Examples in memory, each array [N, ...] as rows; those of one or two axes stay as they are. Nothing is copied."""
+    """Examples in memory, each array [N, ...] as rows; those of one or two axes stay as they are.
+
+    An array in one piece (contiguous) is not copied.
+    """
     return jax.tree.map(lambda array: Rows(array.reshape(len(array), -1), array.shape[1:]) if array.ndim > 2 else array, examples)
 
 
