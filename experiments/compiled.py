@@ -34,7 +34,7 @@ _BATCH_SIZE = flags.DEFINE_integer("batch_size", 256, "Images at once.", lower_b
 _DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ("float32", "bfloat16"), "What layers compute in.")
 _REMAT = flags.DEFINE_bool("remat", False, "Whether the gradient computes activations again.")
 _TOPOLOGY = flags.DEFINE_string(
-    "topology", "v5e:2x2", "A slice of TPUs, one of which is compiled for; or cpu, this machine's own."
+    "topology", "v5e:2x2", "A slice of TPUs, one of which is compiled for; or cpu, for this machine's own processor."
 )
 _PART = flags.DEFINE_multi_enum("part", list(PARTS), PARTS, "What to compile; all by default.")
 
@@ -49,13 +49,14 @@ def main(_):
         compiled = jax.jit(function).lower(*shapes).compile()
         seconds, cost, memory = time.perf_counter() - began, compiled.cost_analysis(), compiled.memory_analysis()
         text = compiled.as_text()
+        operations = planning.operations(text)
         main = (
             f"{planning.main_memory_traffic(text) / batch / 1e6:.4g} of them in main memory, " if device.platform == "tpu" else ""
         )
         print(
             f"{name}: {cost['flops'] / batch / 1e9:.4g} GFLOP and {cost['bytes accessed'] / batch / 1e6:.4g} MB an image, {main}"
-            f"{memory.temp_size_in_bytes / 1e6:,.0f} MB of temporaries, {planning.operations(text)['fusion']} fusions and "
-            f"{planning.operations(text)['copy']} copies, compiled in {seconds:.0f} s",
+            f"{memory.temp_size_in_bytes / 1e6:,.0f} MB of temporaries, {operations['fusion']} fusions and "
+            f"{operations['copy']} copies, compiled in {seconds:.0f} s",
             flush=True,
         )
 

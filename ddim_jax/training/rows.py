@@ -1,7 +1,7 @@
-"""A data set on the devices: each example is one row, which TPUs look up where it lies.
+"""A data set on the devices: each example is one row, which a TPU looks up without a copy of the others.
 
-Images [N, H, W, C] would be copied in each call, all of them, since a TPU keeps arrays with few channels in an order in which no
-image lies in one piece: 4 GB of temporaries and 6 GB of traffic for the 2 GB of CelebA.
+A TPU keeps images [N, H, W, C] of few channels in an order in which no image lies in one piece. To look up a batch in them, each
+compiled call would first copy them all: for the 2 GB of CelebA 4 GB of temporaries and 6 GB of traffic, as the TPU's compiler says.
 """
 
 import dataclasses
