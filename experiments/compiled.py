@@ -34,7 +34,7 @@ _BATCH_SIZE = flags.DEFINE_integer("batch_size", 256, "Images at once.", lower_b
 _DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ("float32", "bfloat16"), "What layers compute in.")
 _REMAT = flags.DEFINE_bool("remat", False, "Whether the gradient computes activations again.")
 _TOPOLOGY = flags.DEFINE_string(
-    "topology", "v5e:2x2", "A slice of TPUs, one of which is compiled for; or cpu, for this machine's own processor."
+    "topology", "v5e:2x2", "A slice of TPUs, one of which is compiled for; or cpu, for the processor."
 )
 _PART = flags.DEFINE_multi_enum("part", list(PARTS), PARTS, "What to compile; all by default.")
 

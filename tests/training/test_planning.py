@@ -382,7 +382,7 @@ print(planning.main_memory_traffic(jax.jit(lambda x: 2 * x + 1).lower(x).compile
 
 @WITH_LIBTPU
 def test_an_array_too_large_for_the_chip_is_read_and_written_in_main_memory():
-    """2**30 numbers of 4 bytes, 4 GiB: each is read once and its double plus one written once, 8 bytes a number."""
+    """2**30 numbers of 4 bytes: each is read once, and written once, 8 bytes a number."""
     done = python("-c", LARGE)
     assert done.stdout == "8.0\n", done.stderr
 
