@@ -1,7 +1,7 @@
 """A data set on the devices: each example is one row, which a TPU looks up without a copy of the others.
 
-A TPU keeps images [N, H, W, C] of few channels in an order in which no image lies in one piece. To look up a batch, each
-compiled call would first copy them all: for the 2 GB of CelebA 4 GB of temporaries and 6 GB of traffic, as the TPU's compiler says.
+A TPU keeps images [N, H, W, C] of few channels in an order in which no image lies in one piece. To look up a batch, each compiled
+call would first copy them all: for the 2 GB of CelebA 4 GB of temporaries and 6 GB of traffic, as the TPU's compiler says.
 """
 
 import dataclasses
