@@ -3,6 +3,8 @@
 import difflib
 import functools
 import hashlib
+import importlib.metadata
+import importlib.util
 import linecache
 import os
 import pathlib
@@ -17,10 +19,12 @@ from typing import Any, NoReturn
 import jax
 from absl import app, flags, logging
 
+from ddim_jax.common import processor
 from ddim_jax.common.files import at, local, local_or_bucket
 
 _PATHS = dict.fromkeys(("images", "mask", "extractor_weights", "directory"), local)
 _PATHS |= dict.fromkeys(("workdir", "output", "checkpoint", "reference", "references"), local_or_bucket)
+_BY_EIGEN = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Whether an error that is understood shows where it was raised, too.")
 flags.disclaim_key_flags()  # those below are of the command that asks for them, and in its --help
 
@@ -45,11 +49,7 @@ def _keep_compiled_programs() -> None:
     """
     if jax.config.jax_compilation_cache_dir is not None:
         return
-    try:
-        features = re.search("^(flags|Features).*", pathlib.Path("/proc/cpuinfo").read_text(), re.M)
-    except OSError:
-        features = None
-    kind = hashlib.sha256((features[0] if features else platform.processor()).encode()).hexdigest()[:8]
+    kind = hashlib.sha256(processor.described().encode()).hexdigest()[:8]
     caches = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
     folder = caches / "ddim_jax" / f"compiled-{platform.machine()}-{kind}"
     try:
@@ -61,6 +61,17 @@ def _keep_compiled_programs() -> None:
         return  # a home that nobody may write to keeps none
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # the many small ones take a second together
+
+
+def _suit_processor() -> None:
+    """Has XLA compute convolutions by Eigen and not by YNNPACK on processors with AVX-512, where that is a third faster.
+
+    Only where JAX has no plug-in of an accelerator, whose compilers read XLA_FLAGS, too, and stop at what they do not know. What
+    somebody asks for in XLA_FLAGS comes last, and holds.
+    """
+    plugins = [*importlib.metadata.entry_points(group="jax_plugins"), *map(importlib.util.find_spec, ("jax_plugins", "libtpu"))]
+    if "avx512f" in processor.features() and not any(plugins):
+        os.environ["XLA_FLAGS"] = f"{_BY_EIGEN} {os.environ.get('XLA_FLAGS', '')}".strip()
 
 
 def _show_in_help(module: str, about: str | None, installed: bool) -> None:
@@ -178,6 +189,7 @@ def _guarded(main: Callable[[list[str]], None], argv: list[str]) -> None:
     logging.set_verbosity(logging.FATAL)  # Orbax tells a great deal, of errors hundreds of lines; what it raises says it once
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"  # the place in the code tells a user nothing
     _keep_compiled_programs()
+    _suit_processor()
     try:
         main(argv)
     except app.UsageError as error:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from ddim_jax.common import draws
-from ddim_jax.models.convolution import convolve
+from ddim_jax.models.products import convolve, multiply
 
 Parts = Sequence[jax.Array]  # the halves [B, H, W, C_i] of a tensor that was never concatenated along its channels
 
@@ -36,6 +36,11 @@ def conv(features: int, size: int, dtype: Any, name: str, init: Any = initial, s
     return nn.Conv(
         features, (size, size), stride, padding, kernel_init=init, dtype=dtype, name=name, conv_general_dilated=convolve
     )
+
+
+def dense(features: int, dtype: Any, name: str, init: Any = initial, use_bias: bool = True) -> nn.Dense:
+    """A product of the channels with a kernel."""
+    return nn.Dense(features, use_bias, kernel_init=init, dtype=dtype, name=name, dot_general=multiply)
 
 
 class GroupNorm(nn.Module):
@@ -100,13 +105,13 @@ class ResBlock(nn.Module):
     def __call__(self, parts: Parts, time: jax.Array, train: bool) -> jax.Array:
         h = jnp.concatenate([nn.swish(x) for x in GroupNorm(self.dtype, name="norm1")(parts)], axis=-1)
         h = conv(self.features, 3, self.dtype, "conv1")(h)
-        h += nn.Dense(self.features, kernel_init=initial, dtype=self.dtype, name="time")(nn.swish(time))[:, None, None]
+        h += dense(self.features, self.dtype, "time")(nn.swish(time))[:, None, None]
         (h,) = GroupNorm(self.dtype, name="norm2")([h])
         h = Dropout(self.dropout if train else 0.0)(nn.swish(h))
         h = conv(self.features, 3, self.dtype, "conv2", near_zero)(h)
         x = jnp.concatenate(parts, axis=-1)
         if x.shape[-1] != self.features:
-            x = nn.Dense(self.features, kernel_init=initial, dtype=self.dtype, name="shortcut")(x)
+            x = dense(self.features, self.dtype, "shortcut")(x)
         return x + h
 
 
@@ -120,9 +125,9 @@ class Attention(nn.Module):
         batch, height, width, channels = x.shape
         (h,) = GroupNorm(self.dtype, name="norm")([x])
         h = h.reshape(batch, height * width, 1, channels)
-        q, k, v = (nn.Dense(channels, kernel_init=initial, dtype=self.dtype, name=name)(h) for name in "qkv")
+        q, k, v = (dense(channels, self.dtype, name)(h) for name in "qkv")
         h = jax.nn.dot_product_attention(q, k, v).reshape(x.shape)
-        return x + nn.Dense(channels, kernel_init=near_zero, dtype=self.dtype, name="out")(h)
+        return x + dense(channels, self.dtype, "out", near_zero)(h)
 
 
 class UNet(nn.Module):
@@ -213,13 +218,13 @@ class UNet(nn.Module):
         told = self._told(x, {"label": label, "image": image, "vector": vector})
         wide = 4 * self.channels
         time = time_embedding(step, self.channels)
-        time = nn.Dense(wide, kernel_init=initial, dtype=self.dtype, name="time_0")(time)
-        time = nn.Dense(wide, kernel_init=initial, dtype=self.dtype, name="time_1")(nn.swish(time))
+        time = dense(wide, self.dtype, "time_0")(time)
+        time = dense(wide, self.dtype, "time_1")(nn.swish(time))
         if "label" in told:
             table = nn.Embed(self.num_classes + 1, wide, embedding_init=nn.initializers.zeros, name="label")
             time += table(told["label"]).astype(self.dtype)
         if "vector" in told:
-            time += nn.Dense(wide, use_bias=False, kernel_init=initial, dtype=self.dtype, name="vector")(told["vector"])
+            time += dense(wide, self.dtype, "vector", use_bias=False)(told["vector"])
         res_block = nn.remat(ResBlock, static_argnums=(3,)) if self.remat else ResBlock  # of self, parts, time, train: the last
 
         def block(parts: Parts, level: int, name: str, attend: bool | None = None) -> jax.Array:

@@ -1,5 +1,6 @@
 """How every command ends: one line for what was foreseen, a traceback for what was not."""
 
+import importlib.util
 import os
 import pathlib
 import subprocess
@@ -126,3 +127,32 @@ def test_compiled_programs_are_kept_and_it_is_said_once(tmp_path):
     (folder,) = (tmp_path / "ddim_jax").iterdir()
     assert said[0].startswith(f"{folder}: compiled programs are kept there") and said[1] == ""
     assert any(folder.iterdir())
+
+
+CONVOLUTION = """
+from ddim_jax.common import processor
+features = frozenset(sys.argv.pop().split())
+processor.features = lambda: features
+
+def main(_):
+    def of(x, kernel):
+        return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    print("ynn" in jax.jit(of).lower(jax.numpy.ones((1, 16, 16, 32)), jax.numpy.ones((3, 3, 32, 32))).compile().as_text())
+
+command.run(main, about="")
+"""
+
+
+def test_who_computes_convolutions_on_processors():
+    """YNNPACK, but Eigen with AVX-512, unless XLA_FLAGS ask for something else."""
+
+    def by_ynnpack(features, flags=""):
+        line = [sys.executable, "-c", "import sys\nimport jax\nfrom ddim_jax.commands import command\n" + CONVOLUTION, features]
+        done = subprocess.run(line, env=os.environ | {"XLA_FLAGS": flags}, capture_output=True, text=True, check=True)
+        return done.stdout == "True\n"
+
+    if not by_ynnpack("avx2") or importlib.util.find_spec("libtpu"):
+        pytest.skip("this XLA has no YNNPACK for convolutions, or there is a plug-in of an accelerator")
+    assert not by_ynnpack("avx2 avx512f")
+    assert by_ynnpack("avx2 avx512f", "--xla_cpu_experimental_ynn_fusion_type=+individual_convolution")

@@ -1,0 +1,133 @@
+"""The convolution and the matrix product of the U-Net: the values of `jax.lax`, in ways that CPUs compute faster.
+
+XLA's own ways for CPUs are slow in three places, and in two of them inexact:
+
+    the gradient by a kernel      is a convolution whose kernel is as large as the image, three times as slow as the convolution
+                                  itself. The same sum is one matrix product for each tap (each place in the kernel).
+    that of a matrix product      is a product whose second factor is transposed. In bfloat16 XLA computes it by a plain loop that
+                                  sums in bfloat16. With the transposed kernel in place of the kernel it is a common product.
+    a convolution in bfloat16     is one in float32. Processors with AMX multiply matrices of bfloat16 five times as fast.
+
+Accelerators are asked for the operations of `jax.lax` alone.
+"""
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ddim_jax.common import processor
+
+_LARGE = 128  # positions of an image; below that little is gained, and compiling takes longer
+Padding = Sequence[tuple[int, int]]
+
+
+def convolve(x: jax.Array, kernel: jax.Array, window_strides: Sequence[int], padding: str | Padding, **how: Any) -> jax.Array:
+    """The convolution of images x [B, H, W, C] with a kernel [h, w, C, D], as `flax.linen.Conv` asks for it: [B, H', W', D].
+
+    padding: "SAME", or pixels (before, after) of either side.
+    how:     the rest of what Flax hands over: every dilation and the number of groups must be 1, and the precision None.
+
+    Raises ValueError for others.
+    """
+    others = (*(how.get("lhs_dilation") or ()), *(how.get("rhs_dilation") or ()), how.get("feature_group_count", 1))
+    if any(each != 1 for each in others) or how.get("precision"):
+        raise ValueError(
+            f"this convolution has no dilation, one group of channels and no precision of its own; it was asked for {how}"
+        )
+    if isinstance(padding, str):
+        padding = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], window_strides, padding)
+    return _convolve(tuple(window_strides), tuple(padding), x, kernel)
+
+
+def multiply(x: jax.Array, kernel: jax.Array, dimension_numbers: Any, **how: Any) -> jax.Array:
+    """The product of x [..., C] with a kernel [C, D], as `flax.linen.Dense` asks for it: [..., D].
+
+    dimension_numbers: those of this product, as `jax.lax.dot_general` takes them.
+    how:               the rest of what Flax hands over, which must be None.
+
+    Raises ValueError for others.
+    """
+    if dimension_numbers != (((x.ndim - 1,), (0,)), ((), ())) or kernel.ndim != 2 or any(how.values()):
+        raise ValueError(f"this product is of x [..., C] and a kernel [C, D] alone; it was asked for {dimension_numbers}, {how}")
+    return _multiply(x, kernel)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _convolve(strides: tuple[int, ...], padding: Padding, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return _forward(strides, padding, jnp.float32, x, kernel)
+
+
+@_convolve.defjvp
+def _derivative(strides: tuple[int, ...], padding: Padding, primals: tuple, tangents: tuple) -> tuple:
+    (x, kernel), (dx, dkernel) = primals, tangents
+    out = _convolve(strides, padding, x, kernel)
+    by_kernel: Callable = functools.partial(_plain, strides, padding)
+    if math.prod(out.shape[1:3]) >= _LARGE:
+        by_kernel = _on_cpus(functools.partial(_by_taps, strides, padding), by_kernel)
+    return out, _forward(strides, padding, x.dtype, dx, kernel) + by_kernel(x, dkernel)
+
+
+@jax.custom_jvp
+def _multiply(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return x @ kernel
+
+
+@_multiply.defjvp
+def _derivative_of_product(primals: tuple, tangents: tuple) -> tuple:
+    (x, kernel), (dx, dkernel) = primals, tangents
+    return _multiply(x, kernel), dx @ kernel + _on_cpus(_by_transposed, jnp.matmul)(x, dkernel)
+
+
+def _forward(strides: tuple[int, ...], padding: Padding, sums: Any, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The convolution.
+
+    sums: what AMX hands over its sums in. The transpose of this function is fast where it is the dtype of x; float32 is exact.
+    """
+    plain = functools.partial(_plain, strides, padding)
+    if x.dtype == jnp.bfloat16 and kernel.shape[0] > 1 and math.prod(strides) == 1 and "amx_bf16" in processor.features():
+        return _on_cpus(functools.partial(_by_one_product, padding, sums), plain)(x, kernel)
+    return plain(x, kernel)
+
+
+def _plain(strides: tuple[int, ...], padding: Padding, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def _by_one_product(padding: Padding, sums: Any, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The convolution as one matrix product: columns of x side by side, times rows of the kernel side by side."""
+    height, width, channels, features = kernel.shape
+    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    rows, columns = (size - taps + 1 for size, taps in zip(padded.shape[1:3], kernel.shape))
+    beside = jnp.concatenate([padded[:, :, j : j + columns] for j in range(width)], axis=-1)
+    by_row = kernel.transpose(1, 2, 0, 3).reshape(width * channels, height * features)
+    product = jnp.matmul(beside, by_row, preferred_element_type=sums)
+    parts = jax.lax.split(product, [features] * height, axis=3)
+    return functools.reduce(jnp.add, (part[:, i : i + rows] for i, part in enumerate(parts))).astype(x.dtype)
+
+
+def _by_taps(strides: tuple[int, ...], padding: Padding, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The convolution as a sum over the taps of the kernel, each a matrix product."""
+    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    height, width = ((size - tap) // stride + 1 for size, tap, stride in zip(padded.shape[1:3], kernel.shape, strides))
+
+    def tap(i: int, j: int) -> jax.Array:
+        rows = padded[:, i : i + (height - 1) * strides[0] + 1 : strides[0]]
+        return _by_transposed(rows[:, :, j : j + (width - 1) * strides[1] + 1 : strides[1]], kernel[i, j])
+
+    return functools.reduce(jnp.add, itertools.starmap(tap, np.ndindex(*kernel.shape[:2])))
+
+
+def _by_transposed(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """x @ kernel by the transposed kernel, which the compiler is kept from taking as the kernel again."""
+    return jnp.einsum("...c,dc->...d", x, jax.lax.optimization_barrier(kernel.T))
+
+
+def _on_cpus(there: Callable, elsewhere: Callable) -> Callable:
+    """One of two ways to the same result; what the first makes of x and the kernel is not kept for the way back."""
+    return lambda x, kernel: jax.lax.platform_dependent(x, kernel, cpu=jax.checkpoint(there), default=elsewhere)

@@ -1,0 +1,112 @@
+"""The convolution and the product of the U-Net, and their derivatives, against those of `jax.lax`, of which they are parts."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ddim_jax.common import processor
+from ddim_jax.models.products import convolve, multiply
+
+NUMBERS = ("NHWC", "HWIO", "NHWC")
+CASES = {
+    "same": ((2, 12, 16, 3), 3, (1, 1), "SAME"),
+    "one tap": ((2, 12, 12, 3), 1, (1, 1), "SAME"),
+    "even": ((2, 12, 12, 3), 2, (1, 1), "SAME"),
+    "down": ((1, 24, 26, 2), 3, (2, 2), ((0, 1), (0, 1))),
+    "down, even": ((1, 24, 24, 2), 2, (2, 2), "SAME"),
+    "small": ((2, 4, 4, 3), 3, (1, 1), "SAME"),
+}
+PRODUCT = (((3,), (0,)), ((), ()))
+
+
+def ways(name):
+    """(ours, that of jax.lax, x, kernel, their tangents) of a case."""
+    draw = np.random.default_rng(0).normal
+    if name == "product":
+        shape, kernel_shape = (2, 12, 12, 3), (3, 5)
+        ours, theirs = (functools.partial(way, dimension_numbers=PRODUCT) for way in (multiply, jax.lax.dot_general))
+    else:
+        shape, size, strides, padding = CASES[name]
+        kernel_shape = (size, size, shape[-1], 5)
+        ours = functools.partial(convolve, window_strides=strides, padding=padding)
+        theirs = functools.partial(
+            jax.lax.conv_general_dilated, window_strides=strides, padding=padding, dimension_numbers=NUMBERS
+        )
+    return ours, theirs, *(draw(size=size) for size in (shape, kernel_shape) * 2)
+
+
+@pytest.fixture(params=["any processor", "AMX"])
+def processors(request, monkeypatch):
+    """As on a processor with AMX, or without: what is asked for then works on any."""
+    monkeypatch.setattr(processor, "features", lambda: frozenset({"amx_bf16"} if request.param == "AMX" else ()))
+    return request.param
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", [*CASES, "product"])
+def test_values_and_derivatives(name):
+    ours, theirs, x, kernel, dx, dkernel = ways(name)
+
+    def of(way):
+        out, forward = jax.jvp(way, (x, kernel), (dx, dkernel))
+        _, backward = jax.vjp(way, x, kernel)
+        second = jax.grad(lambda kernel: jnp.sum(jax.grad(lambda k: jnp.sum(way(x, k) ** 3))(kernel) ** 2))(kernel)
+        return out, forward, backward(jnp.sin(out)), second
+
+    compiled = [jax.jit(lambda way=way: of(way))() for way in (ours, theirs)]
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-10), *compiled)
+
+
+@pytest.mark.parametrize("name", [*CASES, "product"])
+def test_bfloat16_is_summed_in_float32(name, processors):
+    """Of numbers that bfloat16 holds: the values and gradients of float64, rounded to bfloat16, whose spacing is 2^-7 at 1.
+
+    With AMX the gradient by x is a sum of three parts that are rounded, too, none of which is larger than three times the largest
+    number. Summed in bfloat16 itself, the 144 to 384 terms of a gradient by a kernel would be 1% to 4% of the largest off.
+    """
+    ours, theirs, *values = ways(name)
+    x, kernel, *_ = (jnp.asarray(value, jnp.bfloat16) for value in values)
+    upstream = jnp.asarray(np.random.default_rng(1).normal(size=jax.eval_shape(theirs, x, kernel).shape), jnp.bfloat16)
+
+    def of(way, x, kernel, upstream):
+        out, backward = jax.vjp(way, x, kernel)
+        return out, *backward(upstream)
+
+    found = jax.jit(functools.partial(of, ours))(x, kernel, upstream)
+    with jax.enable_x64(True):
+        exact = jax.jit(functools.partial(of, theirs))(*(jnp.asarray(value, jnp.float64) for value in (x, kernel, upstream)))
+    for value, expected, roundings in zip(found, exact, (1, 1 + 3 * 3 * (processors == "AMX"), 1)):
+        assert value.dtype == jnp.bfloat16
+        expected = np.asarray(expected)
+        error = np.max(np.abs(np.asarray(value, np.float64) - expected)) / np.max(np.abs(expected))
+        assert error <= roundings * 2**-8 + 1e-5
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_kernel_for_each_example():
+    """By vmap over kernels, as where somebody wants the gradient of each example."""
+    x, kernel = jnp.asarray(np.random.default_rng(1).normal(size=(3, 1, 12, 12, 2))), jnp.ones((3, 3, 2, 4))
+
+    def gradients(convolution):
+        return jax.vmap(lambda x: jax.grad(lambda k: jnp.sum(convolution(x, k, (1, 1), "SAME") ** 2))(kernel))(x)
+
+    theirs = functools.partial(jax.lax.conv_general_dilated, dimension_numbers=NUMBERS)
+    np.testing.assert_allclose(gradients(convolve), gradients(theirs), rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "how", [{"kernel_dilation": 2}, {"input_dilation": 2}, {"feature_group_count": 2}, {"precision": "highest"}]
+)
+def test_what_the_convolution_does_not_do_is_refused(how):
+    with pytest.raises(ValueError, match="this convolution has no dilation, one group of channels"):
+        nn.Conv(4, (3, 3), conv_general_dilated=convolve, **how).init(jax.random.key(0), jnp.zeros((1, 8, 8, 4)))
+
+
+def test_what_the_product_does_not_do_is_refused():
+    for layer in (nn.DenseGeneral(4, axis=(1, 2), dot_general=multiply), nn.Dense(4, precision="highest", dot_general=multiply)):
+        with pytest.raises(ValueError, match=r"this product is of x \[..., C\]"):
+            layer.init(jax.random.key(0), jnp.zeros((1, 8, 8, 4)))
