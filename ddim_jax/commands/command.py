@@ -64,10 +64,10 @@ def _keep_compiled_programs() -> None:
 
 
 def _suit_processor() -> None:
-    """Has XLA compute convolutions by Eigen and not by YNNPACK on processors with AVX-512, where that is a third faster.
+    """Has XLA compute convolutions by Eigen, not by YNNPACK, on processors with AVX-512: it is faster there (docs/performance.md).
 
-    Only where JAX has no plug-in of an accelerator, whose compilers read XLA_FLAGS, too, and stop at what they do not know. What
-    somebody asks for in XLA_FLAGS comes last, and holds.
+    Only where JAX has no plug-in of an accelerator: their compilers read XLA_FLAGS, too, and stop at flags that they do not know.
+    What somebody gives in XLA_FLAGS comes last, and holds.
     """
     plugins = [*importlib.metadata.entry_points(group="jax_plugins"), *map(importlib.util.find_spec, ("jax_plugins", "libtpu"))]
     if "avx512f" in processor.features() and not any(plugins):

@@ -85,9 +85,9 @@ def _derivative_of_product(primals: tuple, tangents: tuple) -> tuple:
 
 
 def _forward(strides: tuple[int, ...], padding: Padding, sums: Any, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The convolution.
+    """The convolution; in bfloat16, where there is AMX, by a product whose sums have the dtype `sums`.
 
-    sums: what AMX hands over its sums in. The transpose of this function is fast where it is the dtype of x; float32 is exact.
+    float32 is rounded once, at the end. With the dtype of x three parts are rounded, but the transpose is fast, too.
     """
     plain = functools.partial(_plain, strides, padding)
     if x.dtype == jnp.bfloat16 and kernel.shape[0] > 1 and math.prod(strides) == 1 and "amx_bf16" in processor.features():
