@@ -64,7 +64,7 @@ def _keep_compiled_programs() -> None:
 
 
 def _suit_processor() -> None:
-    """Has XLA compute convolutions by Eigen, not by YNNPACK, on processors with AVX-512: it is faster there (docs/performance.md).
+    """Has XLA compute convolutions by Eigen, not YNNPACK, on processors with AVX-512: it is faster there (docs/performance.md).
 
     Only where JAX has no plug-in of an accelerator: their compilers read XLA_FLAGS, too, and stop at flags that they do not know.
     What somebody gives in XLA_FLAGS comes last, and holds.
