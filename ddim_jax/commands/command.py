@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import jax
 from absl import app, flags, logging
 
-from ddim_jax.common import processor
+from ddim_jax.common import cpuinfo
 from ddim_jax.common.files import at, local, local_or_bucket
 
 _PATHS = dict.fromkeys(("images", "mask", "extractor_weights", "directory"), local)
@@ -49,7 +49,7 @@ def _keep_compiled_programs() -> None:
     """
     if jax.config.jax_compilation_cache_dir is not None:
         return
-    kind = hashlib.sha256(processor.described().encode()).hexdigest()[:8]
+    kind = hashlib.sha256(cpuinfo.line().encode()).hexdigest()[:8]
     caches = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
     folder = caches / "ddim_jax" / f"compiled-{platform.machine()}-{kind}"
     try:
@@ -69,8 +69,10 @@ def _suit_processor() -> None:
     Only where JAX has no plug-in of an accelerator: their compilers read XLA_FLAGS, too, and stop at flags that they do not know.
     What somebody gives in XLA_FLAGS comes last, and holds.
     """
+    if "avx512f" not in cpuinfo.features():
+        return
     plugins = [*importlib.metadata.entry_points(group="jax_plugins"), *map(importlib.util.find_spec, ("jax_plugins", "libtpu"))]
-    if "avx512f" in processor.features() and not any(plugins):
+    if not any(plugins):
         os.environ["XLA_FLAGS"] = f"{_BY_EIGEN} {os.environ.get('XLA_FLAGS', '')}".strip()
 
 

@@ -1,12 +1,15 @@
 """The convolution and the matrix product of the U-Net: the values of `jax.lax`, in ways that CPUs compute faster.
 
-XLA's own ways for CPUs are slow in three places, and in two of them inexact:
+XLA's own ways for CPUs are slow in three places, and in the second inexact, too:
 
-    the gradient by a kernel      is a convolution whose kernel is as large as the image, three times as slow as the convolution
-                                  itself. The same sum is one matrix product for each tap (each place in the kernel).
-    that of a matrix product      is a product whose second factor is transposed. In bfloat16 XLA computes it by a plain loop that
-                                  sums in bfloat16. With the transposed kernel in place of the kernel it is a common product.
-    a convolution in bfloat16     is one in float32. Processors with AMX multiply matrices of bfloat16 five times as fast.
+    the gradient of a convolution     XLA computes it as a convolution whose kernel is as large as the image, which takes three
+    by its kernel                     times as long as the convolution itself. Here it is one matrix product for each tap (each
+                                      place in the kernel), and so of the next kind.
+    the gradient of a matrix product  It is a product whose second factor is transposed. In bfloat16 XLA computes those by a plain
+    by its second factor              loop that sums in bfloat16. Here the product is written with the transposed kernel, and its
+                                      gradient is a product as any other.
+    a convolution in bfloat16         XLA computes it in float32. Here it is a matrix product where the processor has AMX, which
+                                      multiplies matrices of bfloat16 five times as fast.
 
 Accelerators are asked for the operations of `jax.lax` alone.
 """
@@ -21,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddim_jax.common import processor
+from ddim_jax.common import cpuinfo
 
 _LARGE = 128  # positions of an image; below that little is gained, and compiling takes longer
 Padding = Sequence[tuple[int, int]]
@@ -85,12 +88,13 @@ def _derivative_of_product(primals: tuple, tangents: tuple) -> tuple:
 
 
 def _forward(strides: tuple[int, ...], padding: Padding, sums: Any, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The convolution; in bfloat16, where there is AMX, by a product whose sums have the dtype `sums`.
+    """The convolution; in bfloat16, where there is AMX, by a matrix product whose result has the dtype `sums`.
 
-    float32 is rounded once, at the end. With the dtype of x three parts are rounded, but the transpose is fast, too.
+    With float32 the values are rounded once, at the end. With the dtype of x each of the parts that are added is rounded (as many
+    as the kernel has rows), but the transpose of this function is fast, too: it is the gradient by x.
     """
     plain = functools.partial(_plain, strides, padding)
-    if x.dtype == jnp.bfloat16 and kernel.shape[0] > 1 and math.prod(strides) == 1 and "amx_bf16" in processor.features():
+    if x.dtype == jnp.bfloat16 and kernel.shape[0] > 1 and math.prod(strides) == 1 and "amx_bf16" in cpuinfo.features():
         return _on_cpus(functools.partial(_by_one_product, padding, sums), plain)(x, kernel)
     return plain(x, kernel)
 
@@ -124,10 +128,10 @@ def _by_taps(strides: tuple[int, ...], padding: Padding, x: jax.Array, kernel: j
 
 
 def _by_transposed(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """x @ kernel by the transposed kernel, which the compiler is kept from taking as the kernel again."""
+    """x @ kernel, written with the transposed kernel; the barrier keeps the compiler from transposing it back."""
     return jnp.einsum("...c,dc->...d", x, jax.lax.optimization_barrier(kernel.T))
 
 
 def _on_cpus(there: Callable, elsewhere: Callable) -> Callable:
-    """One of two ways to the same result; what the first makes of x and the kernel is not kept for the way back."""
+    """One of two ways to the same result: `there` on CPUs, which keeps nothing but x and the kernel for its gradient."""
     return lambda x, kernel: jax.lax.platform_dependent(x, kernel, cpu=jax.checkpoint(there), default=elsewhere)

@@ -133,7 +133,7 @@ def step_flops(task: Task, batch_size: int) -> float:
 def flops(jitted: Any, *arguments: Any) -> float:
     """XLA's count of the FLOPs of what `jax.jit` gave, for these arguments; NaN where JAX_PLATFORMS leaves out the processor.
 
-    They are of the program as it is for TPUs: for processors some of it is written in another way (`models.convolution`).
+    They are of the program as it is for TPUs: for processors some of it is written in another way (`models.products`).
     """
     with jax.default_device(processor()):  # JAX's clients of accelerators count only what is compiled
         cost = jitted.trace(*arguments).lower(lowering_platforms=("tpu",)).cost_analysis()

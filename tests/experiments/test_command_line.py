@@ -130,9 +130,9 @@ def test_compiled_programs_are_kept_and_it_is_said_once(tmp_path):
 
 
 CONVOLUTION = """
-from ddim_jax.common import processor
+from ddim_jax.common import cpuinfo
 features = frozenset(sys.argv.pop().split())
-processor.features = lambda: features
+cpuinfo.features = lambda: features
 
 def main(_):
     def of(x, kernel):
