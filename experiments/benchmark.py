@@ -8,10 +8,10 @@ Of --measure:
     sampling  image-steps a second: the network asked once, and the step of DDIM
     training  images a second: loss, gradient, Adam, the averaged weights
 
-Every figure is the median of --repeats, after a call that is not timed. The peer computes the same network with the same weights,
-which is checked first. It takes turns with us, since machines are noisy, and each turn begins with a call that is not timed. It is
-diffusers' UNet2DModel, channels last, as it is and by torch.compile (on GPUs with CUDA graphs, too), Adam fused: the fastest of
-them counts.
+Every figure is the median of --repeats, after a call that is not timed. The peer computes the same network with the same
+weights, which is checked first. It takes turns with us, since machines are noisy, and each turn begins with a call that is not
+timed. It is diffusers' UNet2DModel, channels last, as it is and by torch.compile (on GPUs with CUDA graphs, too), Adam fused: the
+fastest of them counts.
 
 Beside them: seconds of the first call, which traces and compiles, and of one whose program comes from JAX's folder of compiled
 ones; the most memory that was in use by then; the share of time that goes into convolutions and products of matrices, by a
