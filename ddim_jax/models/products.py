@@ -8,8 +8,8 @@ XLA's own ways for CPUs are slow in three places, and in the second inexact, too
     the gradient of a matrix product  It is a product whose second factor is transposed. In bfloat16 XLA computes those by a plain
     by its second factor              loop that sums in bfloat16. Here the product is written with the transposed kernel, and its
                                       gradient is a product as any other.
-    a convolution in bfloat16         XLA computes it in float32. Here it is a matrix product where the processor has AMX, which
-                                      multiplies matrices of bfloat16 five times as fast.
+    a convolution in bfloat16         XLA computes it in float32. Here it is a matrix product where the processor multiplies
+                                      matrices of bfloat16 faster than those of float32.
 
 Accelerators are asked for the operations of `jax.lax` alone.
 """
@@ -26,6 +26,7 @@ import numpy as np
 
 from ddim_jax.common import cpuinfo
 
+_FOR_BFLOAT16 = {"amx_bf16", "avx512_bf16"}  # instructions: five and two times as fast as float32
 _LARGE = 128  # positions of an image; below that little is gained, and compiling takes longer
 Padding = Sequence[tuple[int, int]]
 
@@ -88,13 +89,13 @@ def _derivative_of_product(primals: tuple, tangents: tuple) -> tuple:
 
 
 def _forward(strides: tuple[int, ...], padding: Padding, sums: Any, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The convolution; in bfloat16, where there is AMX, by a matrix product whose result has the dtype `sums`.
+    """The convolution; in bfloat16, where the processor has instructions for that, by a matrix product with results in `sums`.
 
     With float32 the values are rounded once, at the end. With the dtype of x each of the parts that are added is rounded (as many
     as the kernel has rows), but the transpose of this function is fast, too: it is the gradient by x.
     """
     plain = functools.partial(_plain, strides, padding)
-    if x.dtype == jnp.bfloat16 and kernel.shape[0] > 1 and math.prod(strides) == 1 and "amx_bf16" in cpuinfo.features():
+    if x.dtype == jnp.bfloat16 and kernel.shape[0] > 1 and math.prod(strides) == 1 and _FOR_BFLOAT16 & cpuinfo.features():
         return _on_cpus(functools.partial(_by_one_product, padding, sums), plain)(x, kernel)
     return plain(x, kernel)
 

@@ -48,6 +48,31 @@ def test_the_share_of_products_in_a_profile():
     assert share_of_products(lambda: jax.block_until_ready(none(x))) == 0
 
 
+def convolutions_and_sines(x):
+    """Four convolutions of 2.4 GFLOP each, and a million sines before each."""
+    for _ in range(4):
+        kernel = jnp.ones((3, 3, 128, 128)) / 1152
+        x = jax.lax.conv_general_dilated(jnp.sin(x), kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return x
+
+
+@pytest.mark.slow
+def test_the_share_of_convolutions_by_eigen():
+    """Whose threads are in no profile: nearly all of the time is theirs. In a process of its own, for the flag."""
+    by_eigen = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
+    program = """
+import jax
+from experiments.profiling import share_of_products
+from tests.experiments.test_benchmark import convolutions_and_sines
+run, x = jax.jit(convolutions_and_sines), jax.random.normal(jax.random.key(0), (8, 32, 32, 128))
+jax.block_until_ready(run(x))
+print(share_of_products(lambda: jax.block_until_ready(run(x))))
+"""
+    line = [sys.executable, "-c", program]
+    done = subprocess.run(line, cwd=ROOT, env=os.environ | {"XLA_FLAGS": by_eigen}, check=True, capture_output=True, text=True)
+    assert 0.85 < float(done.stdout) < 1
+
+
 @pytest.mark.skipif(not importlib.util.find_spec("diffusers"), reason="the extra ddim_jax[peers] brings diffusers")
 def test_interop_with_the_peer_beside_ours(tmp_path):
     """Both end at the same samples, else the command ends in an error. torch.compile is left out, which needs a compiler."""

@@ -39,10 +39,10 @@ def ways(name):
     return ours, theirs, *(draw(size=size) for size in (shape, kernel_shape) * 2)
 
 
-@pytest.fixture(params=["any processor", "AMX"])
-def processors(request, monkeypatch):
-    """As on a processor with AMX, or without: what is asked for then works on any."""
-    monkeypatch.setattr(cpuinfo, "features", lambda: frozenset({"amx_bf16"} if request.param == "AMX" else ()))
+@pytest.fixture(params=["", "amx_bf16", "avx512_bf16"], ids=["any", "AMX", "AVX512_BF16"])
+def instructions(request, monkeypatch):
+    """As on a processor with instructions for bfloat16, or without: what is asked for then works on any."""
+    monkeypatch.setattr(cpuinfo, "features", lambda: frozenset({request.param}))
     return request.param
 
 
@@ -62,11 +62,11 @@ def test_values_and_derivatives(name):
 
 
 @pytest.mark.parametrize("name", [*CASES, "product"])
-def test_bfloat16_is_summed_in_float32(name, processors):
+def test_bfloat16_is_summed_in_float32(name, instructions):
     """Of numbers that bfloat16 holds: the values and gradients of float64, rounded to bfloat16, whose spacing is 2^-7 at 1.
 
-    With AMX the gradient by x is a sum of up to three parts, about as large as it at most, that are rounded, too. Summed in
-    bfloat16 itself, the 144 to 384 terms of a gradient by a kernel would be 1% to 4% of the largest off.
+    With such instructions the gradient by x is a sum of up to three parts, about as large as it at most, that are rounded, too.
+    Summed in bfloat16 itself, the 144 to 384 terms of a gradient by a kernel would be 1% to 4% of the largest off.
     """
     ours, theirs, *values = ways(name)
     x, kernel, *_ = (jnp.asarray(value, jnp.bfloat16) for value in values)
@@ -79,7 +79,7 @@ def test_bfloat16_is_summed_in_float32(name, processors):
     found = jax.jit(functools.partial(of, ours))(x, kernel, upstream)
     with jax.enable_x64(True):
         exact = jax.jit(functools.partial(of, theirs))(*(jnp.asarray(value, jnp.float64) for value in (x, kernel, upstream)))
-    for value, expected, roundings in zip(found, exact, (1, 1 + 3 * (processors == "AMX"), 1)):
+    for value, expected, roundings in zip(found, exact, (1, 4 if instructions else 1, 1)):
         assert value.dtype == jnp.bfloat16
         expected = np.asarray(expected)
         error = np.max(np.abs(np.asarray(value, np.float64) - expected)) / np.max(np.abs(expected))
