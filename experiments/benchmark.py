@@ -44,7 +44,7 @@ from ddim_jax.common import extras
 from ddim_jax.common.files import check_writable, whole
 from ddim_jax.diffusion import process, sampling, schedule, solvers
 from ddim_jax.interop import to_diffusers
-from ddim_jax.training import loop, planning, rows
+from ddim_jax.training import chips, loop, planning, rows
 from experiments.profiling import share_of_products
 
 MEASURES = ("sampler", "sampling", "training")
@@ -212,7 +212,7 @@ def entry(
 
 def arithmetic(found: Mapping[str, Any], flops: float) -> dict[str, float]:
     """What an entry's rate is in FLOP/s, and of chips whose peak is known its share of that; `flops` are of one image."""
-    rate, peak = found["ours"] * flops, planning.peak(jax.devices())
+    rate, peak = found["ours"] * flops, chips.peak(jax.devices())
     return {"flops_per_second": rate} | ({"mfu": rate / peak} if peak else {})
 
 

@@ -20,14 +20,14 @@ from ml_collections import config_flags
 from ddim_jax import configuration, runs
 from ddim_jax.commands import command
 from ddim_jax.common.files import check_writable
-from ddim_jax.training import planning
+from ddim_jax.training import chips, planning
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The configuration to train.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: its log, pictures and checkpoints.")
 command.define_multihost()
 _PROFILE = flags.DEFINE_string("profile", None, "START:STOP, the steps of which a trace is written to the folder of the run.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Whether to compile a step and say what the run takes, and no more.")
-_TOPOLOGY = flags.DEFINE_string("topology", None, "Of --dry_run: a TPU slice, like v5e:4x4. Default: the devices at hand.")
+_TOPOLOGY = flags.DEFINE_string("topology", None, "Of --dry_run: TPUs or GPUs, like v5e:4x4, h100:8. Default: devices at hand.")
 
 
 flags.register_validator("workdir", lambda folder: folder is not None or _DRY_RUN.value, "a run needs a folder, a --dry_run none")
@@ -36,9 +36,7 @@ flags.register_validator("topology", lambda name: name is None or _DRY_RUN.value
 
 def dry_run() -> None:
     """Prints what the run takes. Its data set need not be there, nor its devices where they are a --topology."""
-    if _TOPOLOGY.value:
-        jax.config.update("jax_platforms", "cpu")  # nothing runs on devices, which may be in use
-    devices = planning.tpu_devices(_TOPOLOGY.value) if _TOPOLOGY.value else jax.devices()
+    devices = chips.absent(_TOPOLOGY.value) if _TOPOLOGY.value else jax.devices()
     config = _CONFIG.value
     configuration.check(config, len(devices) if _TOPOLOGY.value else None)
     task = configuration.make_bare_task(config, configuration.stand_in_source(config))

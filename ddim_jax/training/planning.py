@@ -3,7 +3,6 @@
 import collections
 import functools
 import math
-import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,41 +10,15 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ddim_jax.common import extras
 from ddim_jax.common.devices import processor
 from ddim_jax.data import sources
-from ddim_jax.training import rows
+from ddim_jax.training import chips, rows
 from ddim_jax.training.loop import AXIS, check_batch_size, first_state, make_step, mapped_steps, train_steps
 from ddim_jax.training.task import Task
 
 
-class Chip(NamedTuple):
-    """What a vendor says of one device, as JAX counts them."""
-
-    peak: float  # FLOP/s of dense products in bfloat16
-    memory: float  # bytes
-
-
-# By jax.Device.device_kind. TPUs: docs.cloud.google.com/tpu/docs/v4, /v5e, /v5p and /v6e. GPUs: nvidia.com/en-us/data-center/h100
-# (whose figure is twice as high, for sparse matrices) and /a100.
-CHIPS = {
-    "TPU v4": Chip(275e12, 32 * 2**30),
-    "TPU v5 lite": Chip(197e12, 16 * 2**30),
-    "TPU v5": Chip(459e12, 95 * 2**30),
-    "TPU v6 lite": Chip(918e12, 32 * 2**30),
-    "NVIDIA H100 80GB HBM3": Chip(989e12, 80e9),
-    "NVIDIA A100-SXM4-80GB": Chip(312e12, 80e9),
-    "NVIDIA A100-SXM4-40GB": Chip(312e12, 40e9),
-}
-_LIBTPU = {  # of libtpu where it only compiles
-    "TPU_SKIP_MDS_QUERY": "1",  # it asks no Google server what machine this is
-    "TPU_ACCELERATOR_TYPE": "v5litepod-8",  # nor complains that nobody says it; the topology decides
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # several processes may compile at once
-}
 # Names in the text of compiled programs.
 _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _CONTROL = ("while", "conditional", "call")  # run other computations, and move nothing themselves
@@ -82,7 +55,7 @@ class Plan(NamedTuple):
 
 
 def plan(task: Task, batch_size: int, devices: Sequence[jax.Device]) -> Plan:
-    """Compiles one step of a task for devices, which need not be there (see `tpu_devices`), and says what it takes.
+    """Compiles one step of a task for devices, which need not be there (see `chips.absent`), and says what it takes.
 
     No example is read but the first, for its shape, and no parameter is drawn.
 
@@ -142,38 +115,9 @@ def flops(jitted: Any, *arguments: Any) -> float:
 
 def peak_rate(task: Task, batch_size: int, devices: Sequence[jax.Device]) -> float | None:
     """The steps a second that these devices would take at their peak in bfloat16; None where that is not known."""
-    rate = peak(devices)
+    rate = chips.peak(devices)
     flops = step_flops(task, batch_size) if rate else math.nan
     return None if rate is None or math.isnan(flops) else rate / flops
-
-
-def peak(devices: Sequence[jax.Device]) -> float | None:
-    """FLOP/s of dense products in bfloat16, of all these devices of one kind together; None where that is not known."""
-    chip = CHIPS.get(devices[0].device_kind)
-    return len(devices) * chip.peak if chip else None
-
-
-def tpu_devices(topology: str) -> list[jax.Device]:
-    """The chips of a TPU slice, to compile for on any machine.
-
-    topology: generation and chips a side, like 'v5e:4x4', 'v5p:2x2x4' or 'v4:2x2x4' (which is sold as v4-32).
-
-    Raises ModuleNotFoundError without libtpu, the TPU's compiler, and ValueError for a slice that it does not know.
-    """
-    extras.require("libtpu", "tpu")
-    for name, value in _LIBTPU.items():
-        os.environ.setdefault(name, value)
-    # The two cores of a v4 are one device to JAX, if not to libtpu as it comes.
-    options = {"chip_config_name": "megacore"} if topology.startswith("v4") else {}
-    try:
-        return topologies.get_topology_desc(topology, platform="tpu", **options).devices
-    except jax.errors.JaxRuntimeError as error:
-        if not str(error).startswith(("INVALID_ARGUMENT", "NOT_FOUND")):
-            raise
-        raise ValueError(
-            f"there is no TPU topology {topology!r}; expected one like v5e:4x4, v5p:2x2x4 or v4:2x2x4 "
-            f"({str(error).splitlines()[0]})"
-        ) from error
 
 
 def collectives(hlo: str) -> dict[str, Collective]:
@@ -193,9 +137,9 @@ def operations(hlo: str) -> collections.Counter[str]:
 
 
 def main_memory_traffic(hlo: str) -> int:
-    """Bytes that a compiled program of a TPU, as text, reads and writes in the chip's main memory (HBM).
+    """Bytes that a compiled program of a TPU or GPU, as text, reads and writes in the chip's main memory (HBM).
 
-    What XLA counts as accessed includes what the compiler keeps in the memory on the chip, marked S(1) in the text, which is
+    What XLA counts as accessed includes what a TPU's compiler keeps in the memory on the chip, marked S(1) in the text, which is
     many times as fast. Arrays count whole, without the padding of their tiles; a loop counts once, a branch always.
     """
     total = 0
@@ -210,7 +154,7 @@ def main_memory_traffic(hlo: str) -> int:
 
 def describe(plan: Plan, steps: int) -> str:
     """A plan as lines for people, with the time that `steps` steps take at 20, 40 and 60% of the chips' peak."""
-    chip = CHIPS.get(plan.kind)
+    chip = chips.CHIPS.get(plan.kind)
     held = "no data set: it is streamed, or its size is not known" if plan.dataset is None else f"data set {_bytes(plan.dataset)}"
     of = f" of {_bytes(chip.memory)}" if chip else ""
     sent = ", ".join(f"{each.operations} {kind} of {_bytes(each.num_bytes)} in all" for kind, each in plan.collectives.items())

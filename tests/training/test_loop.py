@@ -22,7 +22,7 @@ from ddim_jax.data import batches, sources
 from ddim_jax.diffusion import schedule as schedules
 from ddim_jax.models.network import Network
 from ddim_jax.runs import train_config
-from ddim_jax.training import loop, planning
+from ddim_jax.training import chips, loop, planning
 from ddim_jax.training.checkpoints import Checkpoints
 from ddim_jax.training.log import Log
 from ddim_jax.training.loop import DivergedError
@@ -79,7 +79,7 @@ def test_the_step_is_compiled_once(tmp_path, caplog):
 
 @pytest.mark.slow
 def test_the_share_of_the_peak_is_logged_where_the_chip_is_known(tmp_path, monkeypatch):
-    monkeypatch.setitem(planning.CHIPS, jax.devices()[0].device_kind, planning.Chip(peak=1e12, memory=1e9))
+    monkeypatch.setitem(chips.CHIPS, jax.devices()[0].device_kind, chips.Chip(peak=1e12, memory=1e9))
     run = config()
     train_config(run, tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

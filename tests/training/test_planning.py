@@ -20,7 +20,7 @@ from configs import celeba, cifar10, demo, lsun_bedroom, lsun_church
 from ddim_jax import configuration
 from ddim_jax.diffusion import schedule
 from ddim_jax.models.network import Network
-from ddim_jax.training import planning
+from ddim_jax.training import chips, planning
 from ddim_jax.training.planning import Collective, Plan
 from ddim_jax.training.task import Task
 from tests import tiny
@@ -72,7 +72,7 @@ def test_the_rate_at_the_peak(monkeypatch):
     """As many devices as there are, each of a peak that the table has; None where it has none, as of processors."""
     task, devices = products(3), 2 * jax.devices()[:1]
     assert planning.peak_rate(task, 8, devices) is None
-    monkeypatch.setitem(planning.CHIPS, devices[0].device_kind, planning.Chip(peak=1e9, memory=1e9))
+    monkeypatch.setitem(chips.CHIPS, devices[0].device_kind, chips.Chip(peak=1e9, memory=1e9))
     assert planning.peak_rate(task, 8, devices) == pytest.approx(2 * 1e9 / plan(task, 8).flops)
 
 
@@ -280,16 +280,16 @@ def python(*arguments, **environment):
 @WITH_LIBTPU
 @pytest.mark.parametrize("topology", ["v5e", "v9:1x1", "v5e:3x5"])
 def test_an_unknown_topology(topology):
-    done = python("-c", f"from ddim_jax.training import planning; planning.tpu_devices({topology!r})")
-    assert f"there is no TPU topology {topology!r}; expected one like v5e:4x4" in done.stderr.splitlines()[-1]
+    done = python("-c", f"from ddim_jax.training import chips; chips.absent({topology!r})")
+    assert f"there is no topology {topology!r}; expected TPUs like v5e:4x4" in done.stderr.splitlines()[-1]
 
 
 TOO_MUCH = """
 import numpy as np
-from ddim_jax.training import planning
+from ddim_jax.training import chips, planning
 from tests.training.test_planning import products
 task = products(2)._replace(source=np.broadcast_to(np.float32(0), (10**9, 32)))  # 128 GB
-planning.plan(task, 8, planning.tpu_devices("v5e:1x1"))
+planning.plan(task, 8, chips.absent("v5e:1x1"))
 """
 
 
@@ -309,11 +309,11 @@ import jax, jax.numpy as jnp, numpy as np, sys
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ddim_jax import configuration
 from ddim_jax.inference import generate
-from ddim_jax.training import planning
+from ddim_jax.training import chips, planning
 from tests import tiny
 
 config = tiny.get_config()
-devices = planning.tpu_devices(sys.argv[1])
+devices = chips.absent(sys.argv[1])
 assert [each.device_kind for each in devices] == [sys.argv[2]] * int(sys.argv[3]), devices
 task = configuration.make_bare_task(config, configuration.stand_in_source(config))
 plan = planning.plan(task, 64, devices)
@@ -351,11 +351,11 @@ def test_the_compiler_of_tpus_takes_training_and_sampling(topology, kind, count)
 IN_MEMORY = """
 import jax.numpy as jnp, numpy as np
 from ddim_jax.models.network import Network
-from ddim_jax.training import planning, preparing
+from ddim_jax.training import chips, planning, preparing
 from tests.training.test_planning import products
 network = Network(lambda key, example: {"w": jnp.ones(())}, lambda params, x, step, condition, key: params["w"] * x)
 task = products(1)._replace(network=network, prepare=preparing.images, source=np.broadcast_to(np.uint8(0), (50_000, 32, 32, 3)))
-plan = planning.plan(task, 64, planning.tpu_devices("v5e:2x2"))
+plan = planning.plan(task, 64, chips.absent("v5e:2x2"))
 assert plan.dataset == 50_000 * 32 * 32 * 3
 print(plan.temporaries / plan.dataset)
 """
@@ -372,9 +372,9 @@ def test_images_in_memory_are_looked_up_where_they_lie():
 LARGE = """
 import jax, jax.numpy as jnp
 from jax.sharding import SingleDeviceSharding
-from ddim_jax.training import planning
+from ddim_jax.training import chips, planning
 
-there = SingleDeviceSharding(planning.tpu_devices("v5e:2x2")[0])
+there = SingleDeviceSharding(chips.absent("v5e:2x2")[0])
 x = jax.ShapeDtypeStruct((2**20, 1024), jnp.float32, sharding=there)
 print(planning.main_memory_traffic(jax.jit(lambda x: 2 * x + 1).lower(x).compile().as_text()) / x.size)
 """
