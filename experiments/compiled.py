@@ -9,8 +9,8 @@ The last line asks the compiler for this machine's own processor.
 
 One chip computes the network (forward), its loss with the gradient (gradient), or DDIM (sampler), whose loop counts as one step.
 The bytes accessed are what the compiler counts, also in the memory on the chip, where it keeps what fits. Those in main memory
-are counted in the compiled program: divided by the chip's bandwidth, they are the time that memory alone would take. For TPUs each
-line takes minutes. A GPU is not asked which of several ways is the fastest for it, as it is where it is there.
+are counted in the compiled program: divided by the chip's bandwidth, they are the time that memory alone would take. For TPUs
+each line takes minutes. A GPU is not asked which of several ways is the fastest for it, as it is where it is there.
 """
 
 import time

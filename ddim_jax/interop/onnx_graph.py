@@ -86,9 +86,9 @@ def _refuse_unknown(jaxpr: Any, inputs: Collection) -> None:
     def visit(jaxpr: Any, moving: set) -> list[bool]:  # whether each result depends on the inputs
         for equation in jaxpr.eqns:
             name, moves = equation.primitive.name, [not hasattr(v, "val") and v in moving for v in equation.invars]
-            if name in _CALLS:
+            if name in _CALLS or equation.params.get("branches_platforms"):
                 inner, _ = _inner(equation)
-                results = visit(inner, {v for v, moved in zip(inner.invars, moves, strict=True) if moved})
+                results = visit(inner, {v for v, moved in zip(inner.invars, moves[-len(inner.invars) :], strict=True) if moved})
                 moving |= {v for v, moved in zip(equation.outvars, results, strict=True) if moved}
             elif any(moves) or not _is_static(equation):
                 moving |= set(equation.outvars)
@@ -105,7 +105,10 @@ def _refuse_unknown(jaxpr: Any, inputs: Collection) -> None:
 
 
 def _inner(equation: Any) -> tuple[Any, Sequence]:
-    """(the jaxpr within a call, its constants)."""
+    """(the jaxpr within a call, its constants); of ways for several platforms the one for CPUs, whose inputs are the last."""
+    if platforms := equation.params.get("branches_platforms"):
+        branch = equation.params["branches"][next(i for i, each in enumerate(platforms) if each is None or "cpu" in each)]
+        return branch.jaxpr, branch.consts
     found = next(equation.params[name] for name in ("jaxpr", "call_jaxpr", "fun_jaxpr") if name in equation.params)
     return (found.jaxpr, found.consts) if hasattr(found, "consts") else (found, ())
 
@@ -202,9 +205,9 @@ class _Graph:
 
     def _equation(self, equation: Any, given: list) -> Sequence:
         name, shape = equation.primitive.name, getattr(equation.outvars[0].aval, "shape", ())
-        if name in _CALLS:
+        if name in _CALLS or equation.params.get("branches_platforms"):
             inner, consts = _inner(equation)
-            return self.run(inner, [_Constant(np.asarray(c), "constant") for c in consts], given)
+            return self.run(inner, [_Constant(np.asarray(c), "constant") for c in consts], given[-len(inner.invars) :])
         if name in _UNCHANGED:
             return given
         if _folds(equation, given):

@@ -1,6 +1,7 @@
-"""The convolution and the matrix product of the U-Net: the values of `jax.lax`, in ways that CPUs compute faster.
+"""The convolutions and the matrix product of the U-Net: the values of `jax.lax`, in ways that are computed faster.
 
-XLA's own ways for CPUs are slow in three places, and in the second inexact, too:
+A convolution of pixels that were repeated takes fewer products, on any device (`convolve_repeated`). The rest is for CPUs, for
+which XLA's own ways are slow in three places, and in the second inexact, too:
 
     the gradient of a convolution     XLA computes it as a convolution whose kernel is as large as the image, which takes three
     by its kernel                     times as long as the convolution itself. Here it is one matrix product for each tap (each
@@ -11,7 +12,7 @@ XLA's own ways for CPUs are slow in three places, and in the second inexact, too
     a convolution in bfloat16         XLA computes it in float32. Here it is a matrix product where the processor multiplies
                                       matrices of bfloat16 faster than those of float32.
 
-Accelerators are asked for the operations of `jax.lax` alone.
+For these, accelerators are asked for the operations of `jax.lax` alone.
 """
 
 import functools
@@ -49,17 +50,26 @@ def convolve(x: jax.Array, kernel: jax.Array, window_strides: Sequence[int], pad
     return _convolve(tuple(window_strides), tuple(padding), x, kernel)
 
 
-def multiply(x: jax.Array, kernel: jax.Array, dimension_numbers: Any, **how: Any) -> jax.Array:
+def multiply(x: jax.Array, kernel: jax.Array, dimension_numbers: Any = None, **how: Any) -> jax.Array:
     """The product of x [..., C] with a kernel [C, D], as `flax.linen.Dense` asks for it: [..., D].
 
-    dimension_numbers: those of this product, as `jax.lax.dot_general` takes them.
+    dimension_numbers: those of this product, as `jax.lax.dot_general` takes them, or None.
     how:               the rest of what Flax hands over, which must be None.
 
     Raises ValueError for others.
     """
-    if dimension_numbers != (((x.ndim - 1,), (0,)), ((), ())) or kernel.ndim != 2 or any(how.values()):
+    if dimension_numbers not in (None, (((x.ndim - 1,), (0,)), ((), ()))) or kernel.ndim != 2 or any(how.values()):
         raise ValueError(f"this product is of x [..., C] and a kernel [C, D] alone; it was asked for {dimension_numbers}, {how}")
     return _multiply(x, kernel)
+
+
+def convolve_repeated(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The convolution of images x [B, H, W, C] whose pixels are repeated to 2x2, with a kernel [3, 3, C, D]: [B, 2H, 2W, D].
+
+    In each direction two of the three taps meet the same pixel of x. Their sum, in float32, is rounded to the dtype of x: four
+    ninths of the products are left.
+    """
+    return _on_cpus(_by_phases, _by_dilation)(x, kernel)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
@@ -72,7 +82,7 @@ def _derivative(strides: tuple[int, ...], padding: Padding, primals: tuple, tang
     (x, kernel), (dx, dkernel) = primals, tangents
     out = _convolve(strides, padding, x, kernel)
     by_kernel: Callable = functools.partial(_plain, strides, padding)
-    if math.prod(out.shape[1:3]) >= _LARGE:
+    if math.prod(out.shape[1:3]) >= _LARGE or math.prod(kernel.shape[:2]) <= 4:
         by_kernel = _on_cpus(functools.partial(_by_taps, strides, padding), by_kernel)
     return out, _forward(strides, padding, x.dtype, dx, kernel) + by_kernel(x, dkernel)
 
@@ -102,6 +112,26 @@ def _forward(strides: tuple[int, ...], padding: Padding, sums: Any, x: jax.Array
 
 def _plain(strides: tuple[int, ...], padding: Padding, x: jax.Array, kernel: jax.Array) -> jax.Array:
     return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def _by_dilation(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`convolve_repeated` as accelerators have it: a kernel of 4x4 over pixels with zeros between them."""
+    meet = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 1], [0, 0, 1]], np.float32)  # [which of the 4, tap]
+    wide = jnp.einsum("ai,bj,ijcd->abcd", meet, meet, kernel, precision="highest").astype(x.dtype)
+    around = ((2, 2), (2, 2))
+    return jax.lax.conv_general_dilated(x, wide, (1, 1), around, (2, 2), dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def _by_phases(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`convolve_repeated` by kernels of 2x2, one for each pixel (2i + p, 2j + q) of the four that are made of one."""
+    batch, height, width, _ = x.shape
+    meet = np.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], np.float32)  # [p, which of the 2, tap]
+    kernels = jnp.einsum("pai,qbj,ijcd->abcpqd", meet, meet, kernel, precision="highest").astype(x.dtype)
+    out = _convolve((1, 1), ((1, 1), (1, 1)), x, kernels.reshape(2, 2, x.shape[-1], -1))
+    out = out.reshape(batch, height + 1, width + 1, 2, 2, -1)
+    out = jnp.concatenate([out[:, p : p + height, None, :, p] for p in range(2)], axis=2)
+    out = jnp.concatenate([out[:, :, :, q : q + width, None, q] for q in range(2)], axis=4)
+    return out.reshape(batch, 2 * height, 2 * width, -1)
 
 
 def _by_one_product(padding: Padding, sums: Any, x: jax.Array, kernel: jax.Array) -> jax.Array:

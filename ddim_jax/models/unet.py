@@ -12,9 +12,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ddim_jax.common import draws
-from ddim_jax.models.products import convolve, multiply
+from ddim_jax.models.products import convolve, convolve_repeated, multiply
 
 Parts = Sequence[jax.Array]  # the halves [B, H, W, C_i] of a tensor that was never concatenated along its channels
 
@@ -43,12 +44,22 @@ def dense(features: int, dtype: Any, name: str, init: Any = initial, use_bias: b
     return nn.Dense(features, use_bias, kernel_init=init, dtype=dtype, name=name, dot_general=multiply)
 
 
+def split(values: jax.Array, parts: Parts, axis: int = -1) -> list[jax.Array]:
+    """Values for all channels of the parts, along an axis, as one piece for each part."""
+    ends = np.cumsum([part.shape[-1] for part in parts])
+    return jnp.split(values, ends[:-1], axis)
+
+
 class GroupNorm(nn.Module):
     """Group normalisation over the parts of a skip connection as if they were one tensor; gives the parts, normalised.
 
+    A number can be added to each channel of an image beforehand, `shift` [B, channels]. The sum is never written: an accelerator
+    would write and read all of it, or a broadcast shift, once more.
+
     The variance of float32 is the mean squared deviation: the difference of two moments loses it where mean >> std. That of
-    bfloat16 is this difference, in float32: a TPU finds both moments while it computes what is to be normalised. It loses about
-    mean^2 / 2^23; bfloat16 itself, whose spacing is mean / 2^8 or more, has added spacing^2 / 12, more than mean^2 / 2^20.
+    bfloat16 is this difference within each channel, in float32, and the deviations of the channels' means: a TPU finds both
+    moments while it computes what is to be normalised. That loses about mean^2 / 2^23 of a channel; bfloat16 itself, whose
+    spacing is mean / 2^8 or more, has added spacing^2 / 12, more than mean^2 / 2^20.
     """
 
     dtype: Any
@@ -56,29 +67,31 @@ class GroupNorm(nn.Module):
     epsilon: float = 1e-6
 
     @nn.compact
-    def __call__(self, parts: Parts) -> Parts:
+    def __call__(self, parts: Parts, shift: jax.Array | float = 0.0) -> Parts:
         channels = sum(part.shape[-1] for part in parts)
         scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
-        ends = [sum(p.shape[-1] for p in parts[: i + 1]) for i in range(len(parts) - 1)]
 
-        def split(values):  # [..., channels] -> one piece for each part
-            return jnp.split(values, ends, axis=-1)
+        def mean_of_channels(values):  # [B, H, W, C_i] each -> [B, channels]
+            return jnp.concatenate([x.mean((1, 2)) for x in values], axis=-1)
 
-        def group_mean(values):  # [B, H, W, C_i] each -> [B, 1, 1, channels], averaged within groups that may span two parts
-            joined = jnp.concatenate([x.mean((1, 2)) for x in values], axis=-1)
-            groups = joined.reshape(joined.shape[0], self.num_groups, -1).mean(-1)
-            return jnp.repeat(groups, channels // self.num_groups, axis=-1)[:, None, None]
+        def mean_of_groups(values):  # [B, channels] -> the same, averaged within groups, which may span two parts
+            groups = values.reshape(values.shape[0], self.num_groups, -1).mean(-1)
+            return jnp.repeat(groups, channels // self.num_groups, axis=-1)
 
         wide = [part.astype(jnp.float32) for part in parts]
-        mean = group_mean(wide)
-        centred = [x - m for x, m in zip(wide, split(mean))]
+        means = mean_of_channels(wide)
+        mean = mean_of_groups(means + shift)
+        centre = mean - shift
+        centred = [x - c[:, None, None] for x, c in zip(wide, split(centre, parts))]
         if parts[0].dtype == jnp.bfloat16:
-            variance = jnp.maximum(group_mean(map(jnp.square, wide)) - jnp.square(mean), 0)
+            within = mean_of_channels(map(jnp.square, wide)) - jnp.square(means)
+            variance = mean_of_groups(jnp.maximum(within, 0) + jnp.square(means - centre))
         else:
-            variance = group_mean(map(jnp.square, centred))
+            variance = mean_of_groups(mean_of_channels(map(jnp.square, centred)))
         gain = scale * jax.lax.rsqrt(variance + self.epsilon)
-        return [(x * g + b).astype(self.dtype) for x, g, b in zip(centred, split(gain), split(bias))]
+        pieces = zip(centred, split(gain, parts), split(bias, parts))
+        return [(x * g[:, None, None] + b).astype(self.dtype) for x, g, b in pieces]
 
 
 class Dropout(nn.Module):
@@ -94,6 +107,21 @@ class Dropout(nn.Module):
         return jnp.where(keep, x / (1 - self.rate), 0)
 
 
+class Shortcut(nn.Module):
+    """A product of the channels of all parts with a kernel, part by part: they are never concatenated."""
+
+    features: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, parts: Parts) -> jax.Array:
+        channels = sum(part.shape[-1] for part in parts)
+        kernel = self.param("kernel", initial, (channels, self.features), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        products = [multiply(x, piece) for x, piece in zip(parts, split(kernel.astype(self.dtype), parts, axis=0))]
+        return sum(products) + bias.astype(self.dtype)
+
+
 class ResBlock(nn.Module):
     """norm, swish, conv, + time, norm, swish, dropout, conv, + input."""
 
@@ -105,14 +133,12 @@ class ResBlock(nn.Module):
     def __call__(self, parts: Parts, time: jax.Array, train: bool) -> jax.Array:
         h = jnp.concatenate([nn.swish(x) for x in GroupNorm(self.dtype, name="norm1")(parts)], axis=-1)
         h = conv(self.features, 3, self.dtype, "conv1")(h)
-        h += dense(self.features, self.dtype, "time")(nn.swish(time))[:, None, None]
-        (h,) = GroupNorm(self.dtype, name="norm2")([h])
+        shift = dense(self.features, self.dtype, "time")(nn.swish(time))
+        (h,) = GroupNorm(self.dtype, name="norm2")([h], shift)
         h = Dropout(self.dropout if train else 0.0)(nn.swish(h))
         h = conv(self.features, 3, self.dtype, "conv2", near_zero)(h)
-        x = jnp.concatenate(parts, axis=-1)
-        if x.shape[-1] != self.features:
-            x = dense(self.features, self.dtype, "shortcut")(x)
-        return x + h
+        alike = [part.shape[-1] for part in parts] == [self.features]
+        return h + (parts[0] if alike else Shortcut(self.features, self.dtype, name="shortcut")(parts))
 
 
 class Attention(nn.Module):
@@ -128,6 +154,19 @@ class Attention(nn.Module):
         q, k, v = (dense(channels, self.dtype, name)(h) for name in "qkv")
         h = jax.nn.dot_product_attention(q, k, v).reshape(x.shape)
         return x + dense(channels, self.dtype, "out", near_zero)(h)
+
+
+class Upsample(nn.Module):
+    """Every pixel repeated to 2x2, then a convolution of 3x3."""
+
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        channels = x.shape[-1]
+        kernel = self.param("kernel", initial, (3, 3, channels, channels), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
+        return convolve_repeated(x, kernel) + bias.astype(self.dtype)
 
 
 class UNet(nn.Module):
@@ -250,8 +289,7 @@ class UNet(nn.Module):
             for i in range(self.num_blocks + 1):
                 h = block([h, skips.pop()], level, f"up_{level}_block_{i}")
             if level:
-                h = jnp.repeat(jnp.repeat(h, 2, axis=1), 2, axis=2)
-                h = conv(h.shape[-1], 3, self.dtype, f"up_{level}_upsample")(h)
+                h = Upsample(self.dtype, name=f"up_{level}_upsample")(h)
         (h,) = GroupNorm(self.dtype, name="norm_out")([h])
         h = conv(x.shape[-1] * self.patch_size**2, 3, jnp.float32, "conv_out", near_zero)(nn.swish(h))
         out = unfold(h, self.patch_size)

@@ -71,8 +71,7 @@ def absent(topology: str) -> list[jax.Device]:
     topology: of TPUs, generation and chips a side, like "v5e:4x4", "v5p:2x2x4" or "v4:2x2x4" (which is sold as v4-32); of GPUs,
               kind and number: "h100:8", "h200:1", "a100:8" (of 80 GB).
 
-    Raises ModuleNotFoundError without the compiler (libtpu, or JAX's plug-in for CUDA), and ValueError for a topology that it does
-    not know.
+    Raises ModuleNotFoundError without the compiler (libtpu, or JAX's plug-in for CUDA), and ValueError for any other topology.
     """
     jax.config.update("jax_platforms", "cpu")  # the devices at hand may be in use
     gpus = re.fullmatch(rf"({'|'.join(_GPUS)}):([1-9]\d?)", topology)

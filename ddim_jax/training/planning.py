@@ -18,7 +18,6 @@ from ddim_jax.training import chips, rows
 from ddim_jax.training.loop import AXIS, check_batch_size, first_state, make_step, mapped_steps, train_steps
 from ddim_jax.training.task import Task
 
-
 # Names in the text of compiled programs.
 _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _CONTROL = ("while", "conditional", "call")  # run other computations, and move nothing themselves

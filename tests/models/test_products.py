@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from ddim_jax.common import cpuinfo
-from ddim_jax.models.products import convolve, multiply
+from ddim_jax.models import products
+from ddim_jax.models.products import convolve, convolve_repeated, multiply
 
 NUMBERS = ("NHWC", "HWIO", "NHWC")
 CASES = {
@@ -84,6 +85,35 @@ def test_bfloat16_is_summed_in_float32(name, instructions):
         expected = np.asarray(expected)
         error = np.max(np.abs(np.asarray(value, np.float64) - expected)) / np.max(np.abs(expected))
         assert error <= roundings * 2**-8 + 1e-5
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("way", [convolve_repeated, products._by_dilation], ids=["here", "on accelerators"])
+@pytest.mark.parametrize("shape", [(2, 5, 6, 3), (1, 12, 12, 2)])
+def test_a_convolution_of_repeated_pixels(way, shape):
+    """Against `jax.lax` on the repeated pixels themselves: the values and both gradients."""
+    draw = np.random.default_rng(0).normal
+    x, kernel = draw(size=shape), draw(size=(3, 3, shape[-1], 4))
+
+    def plain(x, kernel):
+        repeated = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+        return jax.lax.conv_general_dilated(repeated, kernel, (1, 1), "SAME", dimension_numbers=NUMBERS)
+
+    def of(way):
+        out, backward = jax.vjp(way, x, kernel)
+        return out, *backward(jnp.sin(out))
+
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-10), of(way), of(plain))
+
+
+def test_a_convolution_of_repeated_pixels_rounds_its_kernel_once():
+    """In bfloat16: of numbers that it holds, but for the sums of the taps, which are rounded, and the result: 2^-9 each."""
+    rng = np.random.default_rng(0)
+    x, kernel = (jnp.asarray(rng.normal(size=size), jnp.bfloat16) for size in ((2, 6, 6, 8), (3, 3, 8, 4)))
+    exact = convolve_repeated(x.astype(jnp.float32), kernel.astype(jnp.float32))
+    got = convolve_repeated(x, kernel.astype(jnp.float32))
+    assert got.dtype == jnp.bfloat16
+    assert jnp.max(jnp.abs(got - exact)) <= 2 * 2**-9 * jnp.max(jnp.abs(exact))
 
 
 @pytest.mark.usefixtures("x64")

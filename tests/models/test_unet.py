@@ -12,7 +12,7 @@ import pytest
 from configs import celeba, cifar10, lsun_bedroom, lsun_church
 from ddim_jax import configuration
 from ddim_jax.models.network import withheld
-from ddim_jax.models.unet import Attention, GroupNorm, ResBlock, UNet, conv, fold, time_embedding, unfold
+from ddim_jax.models.unet import Attention, GroupNorm, ResBlock, Shortcut, UNet, conv, fold, time_embedding, unfold
 
 KEY = jax.random.key(0)
 
@@ -77,6 +77,31 @@ def test_group_norm_of_bfloat16_is_as_good_as_its_numbers(ratio, side):
     exact = (exact - exact.mean((1, 3), keepdims=True)) / np.sqrt(exact.var((1, 3), keepdims=True) + 1e-6)
     # What is given back has 8 bits, so is off by up to 2**-9 of itself; as much again for all the rest.
     np.testing.assert_allclose(np.concatenate(got, -1).astype(float), exact.reshape(x.shape), rtol=2**-8, atol=2**-8)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_group_norm_of_a_sum_that_is_not_written(dtype):
+    """Numbers of std 1 with a shift of each channel, in float64: shifts of std 100 are most of the variance of a group.
+
+    The 22nd group spans both parts. In float32 rounding alone, a few times 2^-24 of 100 std; in bfloat16 that of what is given.
+    """
+    rng = np.random.default_rng(0)
+    x, shift = jnp.asarray(rng.normal(size=(2, 8, 8, 96)), dtype), jnp.asarray(100 * rng.normal(size=(2, 96)), dtype)
+    params = {"params": {"scale": jnp.ones(96), "bias": jnp.zeros(96)}}
+    got = compiled(GroupNorm(dtype))(params, [x[..., :64], x[..., 64:]], shift)
+    exact = (np.asarray(x, np.float64) + np.asarray(shift, np.float64)[:, None, None]).reshape(2, -1, 32, 3)
+    exact = (exact - exact.mean((1, 3), keepdims=True)) / np.sqrt(exact.var((1, 3), keepdims=True) + 1e-6)
+    bound = 1e-5 if dtype == jnp.float32 else 2**-8
+    np.testing.assert_allclose(np.concatenate(got, -1).astype(float), exact.reshape(x.shape), rtol=bound, atol=bound)
+
+
+@pytest.mark.parametrize("parts", [(64,), (64, 32)])
+def test_a_shortcut_is_a_product_of_the_whole(parts):
+    rng = np.random.default_rng(0)
+    whole = jnp.asarray(rng.normal(size=(2, 4, 4, sum(parts))), jnp.float32)
+    params = {"params": {"kernel": jnp.asarray(rng.normal(size=(sum(parts), 8)), jnp.float32), "bias": jnp.arange(8.0)}}
+    got = Shortcut(8, jnp.float32).apply(params, jnp.split(whole, np.cumsum(parts)[:-1], axis=-1))
+    np.testing.assert_allclose(got, nn.Dense(8, precision="highest").apply(params, whole), rtol=1e-5, atol=1e-5)
 
 
 def test_group_norm_of_bfloat16_without_variance():
