@@ -75,7 +75,7 @@ def plan(task: Task, batch_size: int, devices: Sequence[jax.Device]) -> Plan:
     compiled = _compile(lowered, devices[0], batch_size)
     seconds = time.perf_counter() - start
     memory = compiled.memory_analysis()
-    return Plan(
+    found = Plan(
         kind=devices[0].device_kind,
         devices=len(devices),
         batch_size=batch_size,
@@ -88,6 +88,10 @@ def plan(task: Task, batch_size: int, devices: Sequence[jax.Device]) -> Plan:
         collectives=collectives(compiled.as_text()) if len(devices) > 1 else {},
         seconds=seconds,
     )
+    chip = chips.CHIPS.get(found.kind)
+    if chip and found.num_bytes > chip.memory:
+        raise _too_large(devices[0], batch_size, f"{_bytes(found.num_bytes)} of {_bytes(chip.memory)}")
+    return found
 
 
 def step_flops(task: Task, batch_size: int) -> float:
@@ -203,10 +207,14 @@ def _compile(lowered: Any, device: jax.Device, batch_size: int) -> Any:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         said = next(line for line in str(error).splitlines() if "RESOURCE_EXHAUSTED" in line)
-        raise ValueError(
-            f"a step of {batch_size} examples does not fit into the memory of a {device.device_kind} ({said.strip()}); try "
-            "--config.training.remat, a smaller batch_size or more devices"
-        ) from error
+        raise _too_large(device, batch_size, said.strip()) from error
+
+
+def _too_large(device: jax.Device, batch_size: int, said: str) -> ValueError:
+    return ValueError(
+        f"a step of {batch_size} examples does not fit into the memory of a {device.device_kind} ({said}); try "
+        "--config.training.remat, a smaller batch_size or more devices"
+    )
 
 
 def _instructions(hlo: str) -> Iterator[tuple[str, str, list[str]]]:

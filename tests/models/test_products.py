@@ -88,7 +88,7 @@ def test_bfloat16_is_summed_in_float32(name, instructions):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("way", [convolve_repeated, products._by_dilation], ids=["here", "on accelerators"])
+@pytest.mark.parametrize("way", [convolve_repeated, products._by_repeating], ids=["on CPUs", "elsewhere"])
 @pytest.mark.parametrize("shape", [(2, 5, 6, 3), (1, 12, 12, 2)])
 def test_a_convolution_of_repeated_pixels(way, shape):
     """Against `jax.lax` on the repeated pixels themselves: the values and both gradients."""

@@ -28,6 +28,8 @@ from tests import tiny
 ROOT = pathlib.Path(__file__).parents[2]
 HAS_LIBTPU = importlib.util.find_spec("libtpu") is not None
 WITHOUT_LIBTPU = pytest.mark.skipif(HAS_LIBTPU, reason="libtpu is installed")
+HAS_CUDA = importlib.util.find_spec("jax_plugins") is not None and importlib.util.find_spec("jax_plugins.xla_cuda13") is not None
+WITH_CUDA = pytest.mark.skipif(not HAS_CUDA, reason='needs JAX for CUDA: pip install -c constraints.txt -e ".[cuda13]"')
 WITH_LIBTPU = pytest.mark.skipif(not HAS_LIBTPU, reason='needs libtpu: pip install -c constraints.txt -e ".[tpu]"')
 
 
@@ -188,7 +190,7 @@ def test_a_network_as_the_compiler_of_this_processor_sees_it():
     line = ["--config=tests/tiny.py", "--batch_size=8", "--dtype=float32", "--part=forward", "--topology=cpu"]
     done = python("-m", "experiments.compiled", *line)
     assert done.returncode == 0, done.stderr
-    found = re.search(r"^forward: ([\d.]+) GFLOP .* ([1-9]\d*) fusions and \d+ copies", done.stdout, re.M)
+    found = re.search(r"^forward: ([\d.]+) GFLOP, .* ([1-9]\d*) fusions and \d+ copies", done.stdout, re.M)
     config = tiny.get_config()
     network, shapes = configuration.make_network(config), configuration.parameter_shapes(config)
     x, t = jax.ShapeDtypeStruct((8, 28, 28, 1), jnp.float32), jax.ShapeDtypeStruct((8,), jnp.int32)
@@ -346,6 +348,33 @@ def test_the_compiler_of_tpus_takes_training_and_sampling(topology, kind, count)
     """
     done = python("-c", TPU, topology, kind, str(count))
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@WITH_CUDA
+def test_the_compiler_of_gpus_takes_training_and_sampling():
+    """The same for eight GPUs: where a TPU sends as few numbers as it can, this compiler sends all."""
+    done = python("-c", TPU.replace(" - 224", ""), "h100:8", "NVIDIA H100 80GB HBM3", "8")
+    assert done.returncode == 0, done.stderr
+
+
+TOO_MUCH_FOR_GPUS = """
+import numpy as np
+from ddim_jax.training import chips, planning
+from tests.training.test_planning import products
+task = products(2)._replace(source=np.broadcast_to(np.float32(0), (10**9, 32)))  # 128 GB
+planning.plan(task, 8, chips.absent("a100:1"))
+"""
+
+
+@WITH_CUDA
+def test_what_does_not_fit_a_gpu():
+    """Its compiler does not say so; what a vendor says of its memory does."""
+    done = python("-c", TOO_MUCH_FOR_GPUS)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(
+        "ValueError: a step of 8 examples does not fit into the memory of a NVIDIA A100-SXM4-80GB (128 GB of 80"
+    ), last
 
 
 IN_MEMORY = """
