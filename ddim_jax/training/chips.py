@@ -73,9 +73,16 @@ def absent(topology: str) -> list[jax.Device]:
 
     Raises ModuleNotFoundError without the compiler (libtpu, or JAX's plug-in for CUDA), and ValueError for any other topology.
     """
+    kind, _, count = topology.partition(":")
+    if kind in _GPUS and not re.fullmatch(r"[1-9]\d?", count):
+        raise _unknown(topology, "of GPUs it has kind and number")
     jax.config.update("jax_platforms", "cpu")  # the devices at hand may be in use
-    gpus = re.fullmatch(rf"({'|'.join(_GPUS)}):([1-9]\d?)", topology)
-    return _gpus(_GPUS[gpus[1]], int(gpus[2])) if gpus else _tpus(topology)
+    return _gpus(_GPUS[kind], int(count)) if kind in _GPUS else _tpus(topology)
+
+
+def _unknown(topology: str, why: str) -> ValueError:
+    expected = f"TPUs like v5e:4x4, v5p:2x2x4 or v4:2x2x4, or GPUs like {', '.join(f'{kind}:8' for kind in _GPUS)}"
+    return ValueError(f"there is no topology {topology!r}; expected {expected} ({why})")
 
 
 def _tpus(topology: str) -> list[jax.Device]:
@@ -89,10 +96,7 @@ def _tpus(topology: str) -> list[jax.Device]:
     except jax.errors.JaxRuntimeError as error:
         if not str(error).startswith(("INVALID_ARGUMENT", "NOT_FOUND")):
             raise
-        raise ValueError(
-            f"there is no topology {topology!r}; expected TPUs like v5e:4x4, v5p:2x2x4 or v4:2x2x4, or GPUs like h100:8 "
-            f"({', '.join(_GPUS)}; {str(error).splitlines()[0]})"
-        ) from error
+        raise _unknown(topology, str(error).splitlines()[0]) from error
 
 
 def _gpus(gpu: _GPU, count: int) -> list[jax.Device]:

@@ -286,6 +286,22 @@ def test_an_unknown_topology(topology):
     assert f"there is no topology {topology!r}; expected TPUs like v5e:4x4" in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.parametrize("topology", ["h100", "h100:0", "a100:2x2"])
+def test_gpus_are_a_kind_and_a_number(topology):
+    with pytest.raises(
+        ValueError, match=f"there is no topology '{topology}'; expected TPUs like .*, or GPUs like h100:8, h200:8"
+    ):
+        chips.absent(topology)
+
+
+@pytest.mark.skipif(HAS_CUDA, reason="JAX for CUDA is installed")
+def test_without_jax_for_cuda():
+    done = python("-c", "from ddim_jax.training import chips; chips.absent('h100:8')")
+    assert done.stderr.splitlines()[-1].startswith(
+        "ModuleNotFoundError: No module named 'jax_plugins'; it comes with the extra 'cuda13'"
+    )
+
+
 TOO_MUCH = """
 import numpy as np
 from ddim_jax.training import chips, planning
