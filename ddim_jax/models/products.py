@@ -29,7 +29,7 @@ import numpy as np
 from ddim_jax.common import cpuinfo
 
 _FOR_BFLOAT16 = {"amx_bf16", "avx512_bf16"}  # instructions: five and two times as fast as float32
-_LARGE = 128  # positions of an image; below that little is gained, and compiling takes longer
+_LARGE = 128  # positions of an image; below that little is gained by taps, and compiling nine takes longer
 Padding = Sequence[tuple[int, int]]
 
 
@@ -79,7 +79,7 @@ def _derivative(strides: tuple[int, ...], padding: Padding, primals: tuple, tang
     (x, kernel), (dx, dkernel) = primals, tangents
     out = _convolve(strides, padding, x, kernel)
     by_kernel: Callable = functools.partial(_plain, strides, padding)
-    if math.prod(out.shape[1:3]) >= _LARGE or math.prod(kernel.shape[:2]) <= 4:
+    if math.prod(out.shape[1:3]) >= _LARGE or math.prod(kernel.shape[:2]) <= 4:  # XLA takes a second for one of 2x2
         by_kernel = _on_cpus(functools.partial(_by_taps, strides, padding), by_kernel)
     return out, _forward(strides, padding, x.dtype, dx, kernel) + by_kernel(x, dkernel)
 
