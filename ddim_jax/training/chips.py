@@ -102,7 +102,7 @@ def _tpus(topology: str) -> list[jax.Device]:
 def _gpus(gpu: _GPU, count: int) -> list[jax.Device]:
     extras.require("jax_plugins.xla_cuda13", "cuda13")
     os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")  # JAX looks for no driver, which is with the GPU
-    jax.config.update("jax_enable_compilation_cache", False)  # what is kept can be read where the GPU is alone
+    jax.config.update("jax_enable_compilation_cache", False)  # a kept program could be read only where the GPU is
     major, minor, *_ = importlib.metadata.version("nvidia-cudnn-cu13").split(".")
     target = f"""
         platform_name: "CUDA"

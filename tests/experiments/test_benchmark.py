@@ -49,10 +49,10 @@ def test_the_share_of_products_in_a_profile():
 
 
 def convolutions_and_sines(x):
-    """Four convolutions of 2.4 GFLOP each, and a million sines before each."""
-    for _ in range(4):
-        kernel = jnp.ones((3, 3, 128, 128)) / 1152
-        x = jax.lax.conv_general_dilated(jnp.sin(x), kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    """A million sines, and 16 convolutions of 2.4 GFLOP each."""
+    x, kernel = jnp.sin(x), jnp.ones((3, 3, 128, 128)) / 1152
+    for _ in range(16):
+        x = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
     return x
 
 
@@ -70,7 +70,7 @@ print(share_of_products(lambda: jax.block_until_ready(run(x))))
 """
     line = [sys.executable, "-c", program]
     done = subprocess.run(line, cwd=ROOT, env=os.environ | {"XLA_FLAGS": by_eigen}, check=True, capture_output=True, text=True)
-    assert 0.7 < float(done.stdout) < 1
+    assert 0.85 < float(done.stdout) < 1
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("diffusers"), reason="the extra ddim_jax[peers] brings diffusers")

@@ -303,18 +303,18 @@ def test_without_jax_for_cuda():
 
 
 TOO_MUCH = """
-import numpy as np
+import numpy as np, sys
 from ddim_jax.training import chips, planning
 from tests.training.test_planning import products
 task = products(2)._replace(source=np.broadcast_to(np.float32(0), (10**9, 32)))  # 128 GB
-planning.plan(task, 8, chips.absent("v5e:1x1"))
+planning.plan(task, 8, chips.absent(sys.argv[1]))
 """
 
 
 @WITH_LIBTPU
 def test_the_compiler_of_tpus_refuses_what_does_not_fit():
     """A v5e has 16 GiB, of which the compiler hands out 15.75."""
-    done = python("-c", TOO_MUCH)
+    done = python("-c", TOO_MUCH, "v5e:1x1")
     last = done.stderr.splitlines()[-1]
     assert last.startswith(
         "ValueError: a step of 8 examples does not fit into the memory of a TPU v5 lite (RESOURCE_EXHAUSTED"
@@ -373,19 +373,10 @@ def test_the_compiler_of_gpus_takes_training_and_sampling():
     assert done.returncode == 0, done.stderr
 
 
-TOO_MUCH_FOR_GPUS = """
-import numpy as np
-from ddim_jax.training import chips, planning
-from tests.training.test_planning import products
-task = products(2)._replace(source=np.broadcast_to(np.float32(0), (10**9, 32)))  # 128 GB
-planning.plan(task, 8, chips.absent("a100:1"))
-"""
-
-
 @WITH_CUDA
 def test_what_does_not_fit_a_gpu():
     """Its compiler does not say so; what a vendor says of its memory does."""
-    done = python("-c", TOO_MUCH_FOR_GPUS)
+    done = python("-c", TOO_MUCH, "a100:1")
     last = done.stderr.splitlines()[-1]
     assert last.startswith(
         "ValueError: a step of 8 examples does not fit into the memory of a NVIDIA A100-SXM4-80GB (128 GB of 80"
