@@ -26,6 +26,7 @@ assert not {"orbax.checkpoint", "flax.nnx", "tensorflow", "torch"} & sys.modules
 """
 
 
+@pytest.mark.slow
 def test_importing_the_package_does_not_import_jax():
     """Which takes seconds: what the package gives is imported when it is first asked for, the modules of the paper too."""
     modules = [path.stem for path in (ROOT / "ddim_jax" / "diffusion").iterdir() if not path.name.startswith("_")]

@@ -19,7 +19,7 @@ Accelerators are asked for the operations of `jax.lax` alone.
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -30,25 +30,16 @@ from ddim_jax.common import cpuinfo
 
 _FOR_BFLOAT16 = {"amx_bf16", "avx512_bf16"}  # instructions: five and two times as fast as float32
 _LARGE = 128  # positions of an image; below that little is gained by taps, and compiling nine takes longer
-Padding = Sequence[tuple[int, int]]
+Padding = tuple[tuple[int, int], tuple[int, int]]
 
 
-def convolve(x: jax.Array, kernel: jax.Array, window_strides: Sequence[int], padding: str | Padding, **how: Any) -> jax.Array:
-    """The convolution of images x [B, H, W, C] with a kernel [h, w, C, D], as `flax.linen.Conv` asks for it: [B, H', W', D].
+def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
+    """The convolution of images x [B, H, W, C] with a kernel [h, w, C, D]: [B, H', W', D].
 
-    padding: "SAME", or pixels (before, after) of either side.
-    how:     the rest of what Flax hands over: every dilation and the number of groups must be 1, and the precision None.
-
-    Raises ValueError for others.
+    stride:  pixels of x from one of the results to the next, in either direction.
+    padding: ((above, below), (left, right)), pixels of 0 that are added to x.
     """
-    others = (*(how.get("lhs_dilation") or ()), *(how.get("rhs_dilation") or ()), how.get("feature_group_count", 1))
-    if any(each != 1 for each in others) or how.get("precision"):
-        raise ValueError(
-            f"this convolution has no dilation, one group of channels and no precision of its own; it was asked for {how}"
-        )
-    if isinstance(padding, str):
-        padding = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], window_strides, padding)
-    return _convolve(tuple(window_strides), tuple(padding), x, kernel)
+    return _convolve((stride, stride), padding, x, kernel)
 
 
 def multiply(x: jax.Array, kernel: jax.Array, dimension_numbers: Any = None, **how: Any) -> jax.Array:

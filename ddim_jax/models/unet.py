@@ -5,6 +5,7 @@ blocks on the way down and one more on the way up, every one of which takes a sk
 one to one onto those of the published PyTorch networks. They are float32.
 """
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -29,14 +30,6 @@ def time_embedding(step: jax.Array, width: int) -> jax.Array:
     frequency = jnp.exp(-math.log(10000) / (half - 1) * jnp.arange(half, dtype=jnp.float32))
     angle = step.astype(jnp.float32)[:, None] * frequency
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
-
-
-def conv(features: int, size: int, dtype: Any, name: str, init: Any = initial, stride: int = 1) -> nn.Conv:
-    """A convolution of size x size. A stride of 2 pads below and on the right alone, as the published networks do."""
-    padding = "SAME" if stride == 1 else ((0, 1), (0, 1))
-    return nn.Conv(
-        features, (size, size), stride, padding, kernel_init=init, dtype=dtype, name=name, conv_general_dilated=convolve
-    )
 
 
 def dense(features: int, dtype: Any, name: str, init: Any = initial, use_bias: bool = True) -> nn.Dense:
@@ -107,19 +100,39 @@ class Dropout(nn.Module):
         return jnp.where(keep, x / (1 - self.rate), 0)
 
 
+class Conv(nn.Module):
+    """A convolution of 3x3. A stride of 2 pads below and on the right alone, as the published networks do.
+
+    More can be added to its bias, `more` [features]; added to the output, a GPU would read and write all of it once more.
+    """
+
+    features: int
+    dtype: Any
+    init: Any = initial
+    stride: int = 1
+
+    @nn.compact
+    def __call__(self, x: jax.Array, more: jax.Array | float = 0.0) -> jax.Array:
+        kernel = self.param("kernel", self.init, (3, 3, x.shape[-1], self.features), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        before = 1 if self.stride == 1 else 0
+        out = convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, ((before, 1), (before, 1)))
+        return out + (bias + more).astype(self.dtype)
+
+
 class Shortcut(nn.Module):
-    """A product of the channels of all parts with a kernel, part by part: they are never concatenated."""
+    """A product of the channels of all parts with a kernel, part by part: they are never concatenated; and the bias, apart."""
 
     features: int
     dtype: Any
 
     @nn.compact
-    def __call__(self, parts: Parts) -> jax.Array:
+    def __call__(self, parts: Parts) -> tuple[jax.Array, jax.Array]:
         channels = sum(part.shape[-1] for part in parts)
         kernel = self.param("kernel", initial, (channels, self.features), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         products = [multiply(x, piece) for x, piece in zip(parts, split(kernel.astype(self.dtype), parts, axis=0))]
-        return sum(products) + bias.astype(self.dtype)
+        return functools.reduce(jnp.add, products), bias
 
 
 class ResBlock(nn.Module):
@@ -132,13 +145,13 @@ class ResBlock(nn.Module):
     @nn.compact
     def __call__(self, parts: Parts, time: jax.Array, train: bool) -> jax.Array:
         h = jnp.concatenate([nn.swish(x) for x in GroupNorm(self.dtype, name="norm1")(parts)], axis=-1)
-        h = conv(self.features, 3, self.dtype, "conv1")(h)
+        h = Conv(self.features, self.dtype, name="conv1")(h)
         shift = dense(self.features, self.dtype, "time")(nn.swish(time))
         (h,) = GroupNorm(self.dtype, name="norm2")([h], shift)
         h = Dropout(self.dropout if train else 0.0)(nn.swish(h))
-        h = conv(self.features, 3, self.dtype, "conv2", near_zero)(h)
         alike = [part.shape[-1] for part in parts] == [self.features]
-        return h + (parts[0] if alike else Shortcut(self.features, self.dtype, name="shortcut")(parts))
+        shortcut, bias = (parts[0], 0.0) if alike else Shortcut(self.features, self.dtype, name="shortcut")(parts)
+        return Conv(self.features, self.dtype, near_zero, name="conv2")(h, bias) + shortcut
 
 
 class Attention(nn.Module):
@@ -273,7 +286,7 @@ class UNet(nn.Module):
             return Attention(self.dtype, name=f"{name}_attention")(h) if attend else h
 
         seen = jnp.concatenate([x, told["image"]], axis=-1) if "image" in told else x
-        h = conv(self.channels, 3, self.dtype, "conv_in")(fold(seen, self.patch_size))
+        h = Conv(self.channels, self.dtype, name="conv_in")(fold(seen, self.patch_size))
         skips = [h]
         last = len(self.multipliers) - 1
         for level in range(last + 1):
@@ -281,7 +294,7 @@ class UNet(nn.Module):
                 h = block([h], level, f"down_{level}_block_{i}")
                 skips.append(h)
             if level != last:
-                h = conv(h.shape[-1], 3, self.dtype, f"down_{level}_downsample", stride=2)(h)
+                h = Conv(h.shape[-1], self.dtype, stride=2, name=f"down_{level}_downsample")(h)
                 skips.append(h)
         h = block([h], last, "middle_block_0", attend=True)
         h = block([h], last, "middle_block_1", attend=False)
@@ -291,7 +304,7 @@ class UNet(nn.Module):
             if level:
                 h = Upsample(self.dtype, name=f"up_{level}_upsample")(h)
         (h,) = GroupNorm(self.dtype, name="norm_out")([h])
-        h = conv(x.shape[-1] * self.patch_size**2, 3, jnp.float32, "conv_out", near_zero)(nn.swish(h))
+        h = Conv(x.shape[-1] * self.patch_size**2, jnp.float32, near_zero, name="conv_out")(nn.swish(h))
         out = unfold(h, self.patch_size)
         if self.input_skip:
             one = nn.Dense(1, kernel_init=nn.initializers.zeros, bias_init=nn.initializers.ones, name="input_skip")

@@ -121,6 +121,7 @@ def test_a_damaged_example_stops_or_is_skipped(tmp_path, monkeypatch):
             np.testing.assert_array_equal(sources.take(found, np.arange(24)), PICTURES[numbers])
 
 
+@pytest.mark.slow
 def test_training_never_imports_tensorflow(prepared):
     directory, pictures = prepared
     code = f"""

@@ -52,6 +52,7 @@ def over_categories(table, x, key):
     return discrete.sample(lambda x, t: jax.nn.softmax(x + t.reshape(-1, 1, 1) / 1000), table, x, key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keys", [(), ("b",)])
 @pytest.mark.parametrize(
     "run, make, shape",
@@ -73,6 +74,7 @@ def test_one_program_serves_any_batch_and_any_number_of_steps(run, make, shape, 
         )
 
 
+@pytest.mark.slow
 def test_inside_shard_map_with_its_checks():
     """Two devices need a process of their own; what it compares is in in_shard_map.py."""
     root = pathlib.Path(__file__).parents[2]

@@ -156,6 +156,7 @@ def test_compiled_and_mapped_over_it_gives_what_the_known_one_gives(call):
         np.testing.assert_allclose(found, numbers(call, known.alpha_bar), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 @each_call
 def test_the_derivative_by_alpha_bar_is_that_of_differences(call):
     """Along one direction that keeps alpha_bar[0] = 1, where a schedule begins: central differences of two known schedules."""

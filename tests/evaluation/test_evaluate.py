@@ -114,6 +114,7 @@ def test_two_hosts_find_what_one_does(tmp_path):
                 np.testing.assert_allclose(two[name][figure], value, rtol=1e-4, atol=1e-9, err_msg=f"{name} {figure}")
 
 
+@pytest.mark.slow
 def test_other_settings_are_refused(tmp_path):
     run(tmp_path)
     before = everything(tmp_path)
@@ -145,6 +146,7 @@ def test_all_tables_are_found_and_shown(tmp_path):
     assert "in all" in said[len(evaluate.TABLES)] and said[-1].endswith("0:00:00 left")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", [None, LABELS[:12]], ids=["not told", "told the class"])
 def test_the_error_of_reconstruction_is_that_of_the_linear_map(labels, tmp_path):
     """eps = c x makes each step x_s = (signal_s + c (noise_s - signal_s noise_t / signal_t)) ... a number, up and down."""
@@ -174,6 +176,7 @@ def test_what_the_paper_says_is_beside_ours_for_its_own_data(tmp_path):
     assert "Of another data set" not in report
 
 
+@pytest.mark.slow
 def test_what_the_subject_has_not_is_refused_or_left_out(tmp_path):
     with pytest.raises(ValueError, match="table 2 needs images that the network did not learn from: give --images"):
         run(tmp_path / "a", ("1", "2"), held_out=None)
@@ -197,6 +200,7 @@ def test_models_that_the_tables_are_not_of():
         subjects.check(small.model(shape=()), told_an_image=False)
 
 
+@pytest.mark.slow
 def test_rows_of_a_model_that_clips_are_not_clipped_unless_they_say_so(tmp_path):
     run(tmp_path / "plain")
     run(tmp_path / "clips", model=small.model(defaults=Defaults(10, "trailing", "ddim", {"eta": 0.0}, clip=True)))

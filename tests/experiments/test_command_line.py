@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow  # each starts processes
 ROOT = pathlib.Path(__file__).parents[2]
 
 
@@ -24,7 +25,6 @@ def run(main, *arguments, platforms="cpu"):
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "main, message",
     [
@@ -43,7 +43,6 @@ def test_what_was_foreseen_is_one_line(main, message):
     assert done.returncode == 1 and done.stderr.startswith("Traceback") and done.stderr.endswith(f"\nerror: {message}\n")
 
 
-@pytest.mark.slow
 def test_what_is_raised_while_jax_traces_is_ours_too():
     """JAX cuts its own frames out of what passes through it; what is left ends in our line."""
     main = """
@@ -79,7 +78,6 @@ def test_wrong_flags():
     assert (done.returncode, done.stderr) == (2, "error: give two paths\n")
 
 
-@pytest.mark.slow
 def test_flags_that_are_refused_for_every_command():
     for given, message in [
         ("--flagfile=/nowhere", "Unable to open flagfile: [Errno 2] No such file or directory: '/nowhere'"),
@@ -90,7 +88,6 @@ def test_flags_that_are_refused_for_every_command():
         assert (done.returncode, done.stdout) == (2, "") and message in done.stderr and len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.slow
 def test_a_file_of_flags_that_is_not_there():
     """Which the flag --config looks for as soon as it is defined."""
     line = [sys.executable, "-m", "experiments.train", "--config=tests/tiny.py", "--workdir=x", "--flagfile=/nowhere"]
@@ -98,7 +95,6 @@ def test_a_file_of_flags_that_is_not_there():
     assert done.returncode == 2 and "'/nowhere'" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("platforms", ["cuda", "abacus"])
 def test_a_device_that_is_not_there(platforms):
     for main in ("jax.devices()", "jax.jit(lambda x: 2 * x)(1.0)", "jax.numpy.asarray([1.0])"):

@@ -90,6 +90,7 @@ def beside_jax(folder, model, atol):
             np.testing.assert_allclose(folder.network(x, step, label), expected, rtol=0, atol=atol)
 
 
+@pytest.mark.slow
 def test_the_digits(exported, digits):
     assert exported.inputs == {"x": ["batch", 28, 28, 1], "step": ["batch"], "label": ["batch"]}
     about = exported.about
@@ -249,6 +250,7 @@ def refused(model, path, error, message, dtype="float32"):
     assert not [each for each in path.parent.iterdir() if each.name.endswith(".part")]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_exported(tmp_path, monkeypatch):
     model = model_of(random_weights())
     discrete = model_of(random_weights(colours=1, diffusion={"categories": 4, "prediction": "x0"}))

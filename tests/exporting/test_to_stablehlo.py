@@ -85,6 +85,7 @@ def test_it_runs_where_this_package_is_not(model, folder, tmp_path):
         np.testing.assert_allclose(made[solver], ours, rtol=0, atol=1e-4, err_msg=solver)
 
 
+@pytest.mark.slow
 def test_the_example_of_the_page(model, folder, tmp_path):
     """docs/export.md, as it is written there, beside the model."""
     (block,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "export.md").read_text(), re.MULTILINE | re.DOTALL)

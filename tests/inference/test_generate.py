@@ -59,6 +59,7 @@ def test_it_is_the_sampler_of_the_core_around_the_network(generator):
     np.testing.assert_allclose(generator.sample(PARAMS, table(generator), x), expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_an_image_is_the_same_in_batches_of_any_size(generator, eta):
     whole, parts = (drawn(generator, PARAMS, table(generator, eta), 7, size) for size in (7, 3))
@@ -78,6 +79,7 @@ def test_eta_and_steps_of_one_length_compile_once(generator):
     assert generator._compiled._cache_size() == before + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver, arguments", [("ddim", {"eta": 1.0}), ("unipc", {"order": 3})])
 def test_tables_in_parts_are_those_of_one_scan(generator, solver, arguments):
     """Of 23 rows, 20 are taken by one program and 3 by another; noise and the predictions before are those of the whole table.

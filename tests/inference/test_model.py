@@ -37,6 +37,7 @@ def by_the_core(table, x, label, keys=jax.random.split(jax.random.key(9), 1)):
 TAU = subsequence(100, 10, "trailing")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how, table",
     [

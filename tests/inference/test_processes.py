@@ -29,6 +29,7 @@ def exact(prediction):
     return Network(lambda key, example: (), apply)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", processes.SOLVERS)
 def test_what_a_network_predicts_does_not_matter(solver):
     """eps, x_0 and v say the same of x_t, so all three take every solver to the same points, in rounding."""

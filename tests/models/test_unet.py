@@ -12,7 +12,7 @@ import pytest
 from configs import celeba, cifar10, lsun_bedroom, lsun_church
 from ddim_jax import configuration
 from ddim_jax.models.network import withheld
-from ddim_jax.models.unet import Attention, GroupNorm, ResBlock, Shortcut, UNet, conv, fold, time_embedding, unfold
+from ddim_jax.models.unet import Attention, Conv, GroupNorm, ResBlock, Shortcut, UNet, fold, time_embedding, unfold
 
 KEY = jax.random.key(0)
 
@@ -100,8 +100,8 @@ def test_a_shortcut_is_a_product_of_the_whole(parts):
     rng = np.random.default_rng(0)
     whole = jnp.asarray(rng.normal(size=(2, 4, 4, sum(parts))), jnp.float32)
     params = {"params": {"kernel": jnp.asarray(rng.normal(size=(sum(parts), 8)), jnp.float32), "bias": jnp.arange(8.0)}}
-    got = Shortcut(8, jnp.float32).apply(params, jnp.split(whole, np.cumsum(parts)[:-1], axis=-1))
-    np.testing.assert_allclose(got, nn.Dense(8, precision="highest").apply(params, whole), rtol=1e-5, atol=1e-5)
+    product, bias = Shortcut(8, jnp.float32).apply(params, jnp.split(whole, np.cumsum(parts)[:-1], axis=-1))
+    np.testing.assert_allclose(product + bias, nn.Dense(8, precision="highest").apply(params, whole), rtol=1e-5, atol=1e-5)
 
 
 def test_group_norm_of_bfloat16_without_variance():
@@ -160,7 +160,7 @@ def test_downsampling_pads_below_and_on_the_right():
     # With a kernel that picks its top left corner, output (i, j) is input (2i, 2j); padding above would shift it.
     x = jnp.arange(16.0).reshape(1, 4, 4, 1)
     kernel = jnp.zeros((3, 3, 1, 1)).at[0, 0].set(1)
-    layer = conv(1, 3, jnp.float32, "down", stride=2)
+    layer = Conv(1, jnp.float32, stride=2)
     got = layer.apply({"params": {"kernel": kernel, "bias": jnp.zeros(1)}}, x)
     np.testing.assert_array_equal(got[0, :, :, 0], [[0, 2], [8, 10]])
 

@@ -106,6 +106,7 @@ def test_resuming_drops_what_was_logged_after_the_checkpoint(whole, tmp_path):
     assert sorted(losses) == [2, 4, 6, 8] and losses[6] < 99
 
 
+@pytest.mark.slow
 def test_a_finished_run_has_nothing_left_to_do(whole, tmp_path):
     assert_same(train_config(config(), whole[0]), whole[1])
 

@@ -185,6 +185,7 @@ ENTRY %main (x.1: f32[64,32]) -> f32[64,32] {
     assert planning.operations(hlo) == {"fusion": 2, "copy-start": 1, "copy-done": 1, "slice-start": 1}
 
 
+@pytest.mark.slow
 def test_a_network_as_the_compiler_of_this_processor_sees_it():
     """Its arithmetic is that of the plain count, but for what XLA rewrites: within a tenth."""
     line = ["--config=tests/tiny.py", "--batch_size=8", "--dtype=float32", "--part=forward", "--topology=cpu"]
@@ -207,6 +208,7 @@ print(json.dumps(planning.plan(products(3), 16, jax.devices())._asdict()))
 """
 
 
+@pytest.mark.slow
 def test_eight_devices_reduce_their_gradients():
     """What they send is the gradient and the loss, 4 bytes a number; each holds a whole state and takes an eighth of a batch."""
     done = python("-c", EIGHT, JAX_NUM_CPU_DEVICES="8")
