@@ -123,6 +123,7 @@ def test_other_settings_are_refused(tmp_path):
     assert everything(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_a_damaged_figure_is_named(tmp_path):
     run(tmp_path, rows=("0",))
     (tmp_path / "cells" / "eta0_S3.json").write_text('{"n": ')

@@ -278,6 +278,7 @@ def test_what_cannot_be_exported(tmp_path, monkeypatch):
     refused(model, tmp_path / "out", ModuleNotFoundError, "it comes with the extra 'export'")
 
 
+@pytest.mark.slow
 def test_a_network_that_comes_out_wrong_is_not_written(tmp_path, monkeypatch):
     model, convert = model_of(random_weights()), onnx_graph.convert
 

@@ -96,6 +96,7 @@ def test_the_example_of_the_page(model, folder, tmp_path):
     np.testing.assert_allclose(np.load(tmp_path / "images.npy"), expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_same_examples_as_the_model_draws(model, folder):
     """With the latents of a seed, the noise of that seed follows: Model.sample's examples."""
     sampler = export.deserialize(bytearray((folder / "sampler.stablehlo").read_bytes()))
@@ -106,6 +107,7 @@ def test_the_same_examples_as_the_model_draws(model, folder):
     np.testing.assert_allclose(got, model.sample(3, steps=4, eta=1.0, seed=11, label=label), rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_what_lies_beside(folder):
     assert sorted(path.name for path in folder.iterdir()) == [
         "model.json",

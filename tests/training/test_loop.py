@@ -135,6 +135,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(t
         assert_same(checkpoints.restore(good)[0], good)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -179,6 +180,7 @@ def test_a_damaged_checkpoint_is_stepped_over(whole, tmp_path):
     assert steps == [2, 4, 6, 8]
 
 
+@pytest.mark.slow
 def test_a_configuration_that_was_edited_is_not_sampled_with(whole, tmp_path):
     """By the checkpoint, which has it under its checksum; what is free to change may be edited."""
     (tmp_path / "checkpoints").symlink_to(whole[0] / "checkpoints")
@@ -211,6 +213,7 @@ def test_means_of_the_log_are_of_the_steps_before_a_stop_too(whole, tmp_path):
         assert (a["step"], a["loss"], a["grad_norm"]) == (b["step"], b["loss"], b["grad_norm"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "line", [b"\n", b"\0" * 60, b"{}\n", b'{"step": "2"}\n', b"[1]\n", b'{"step": 2,\n', b"\xff\xfe\n", b"null\n"]
 )
@@ -366,6 +369,7 @@ def test_several_steps_a_call_are_the_steps_of_single_ones(tmp_path):
         assert checkpoints.latest_step() == 8
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_under_its_own_seed_alone(whole):
     task = configuration.make_task(config())._replace(hooks=())
     with pytest.raises(ValueError, match="has the seed 0, now it is 1"):
