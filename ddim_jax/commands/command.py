@@ -197,7 +197,7 @@ def _guarded(main: Callable[[list[str]], None], argv: list[str]) -> None:
     except app.UsageError as error:
         _end(error, 2)
     except Exception as error:
-        refusal = str(error) if _is_refusal(error) else _missing_device()
+        refusal = str(error) if _is_refusal(error) else _too_little_memory(error) or _missing_device()
         if refusal is None:
             raise
         if _TRACEBACK.value:
@@ -213,6 +213,18 @@ def _is_refusal(error: Exception) -> bool:
     statement = linecache.getline(frame.f_code.co_filename, line).strip()
     module = frame.f_globals.get("__spec__")  # of a command its own, though it is called __main__
     return module is not None and module.name.split(".")[0] in ("ddim_jax", "experiments") and statement.startswith("raise")
+
+
+def _too_little_memory(error: Exception) -> str | None:
+    """What to do where the memory of a device did not suffice, which JAX tells while it compiles or as a program begins."""
+    said = str(error).partition("\n")[0]
+    if not isinstance(error, jax.errors.JaxRuntimeError) or not said.startswith("RESOURCE_EXHAUSTED"):
+        return None
+    return (
+        f"this does not fit into the memory of a {jax.devices()[0].device_kind} ({said}): take fewer images at once, by "
+        "--batch_size where a network draws; where one is trained, by a smaller config.training.batch_size, more "
+        "config.training.accumulate, config.training.remat or more devices"
+    )
 
 
 def _missing_device() -> str | None:

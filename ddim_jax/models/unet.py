@@ -100,18 +100,6 @@ class Dropout(nn.Module):
         return jnp.where(keep, x / (1 - self.rate), 0)
 
 
-class Affine(nn.Module):
-    """A kernel and a bias, which whoever made them applies: what is added to what, and multiplied at once, is memory saved."""
-
-    shape: tuple[int, ...]
-    init: Any = initial
-
-    @nn.compact
-    def __call__(self) -> tuple[jax.Array, jax.Array]:
-        kernel = self.param("kernel", self.init, self.shape, jnp.float32)
-        return kernel, self.param("bias", nn.initializers.zeros, self.shape[-1:], jnp.float32)
-
-
 class Conv(nn.Module):
     """A convolution of 3x3. A stride of 2 pads below and on the right alone, as the published networks do.
 
@@ -132,6 +120,21 @@ class Conv(nn.Module):
         return out + (bias + more).astype(self.dtype)
 
 
+class Shortcut(nn.Module):
+    """A product of the channels of all parts with a kernel, part by part: they are never concatenated; and the bias, apart."""
+
+    features: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, parts: Parts) -> tuple[jax.Array, jax.Array]:
+        channels = sum(part.shape[-1] for part in parts)
+        kernel = self.param("kernel", initial, (channels, self.features), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        products = [multiply(x, piece) for x, piece in zip(parts, split(kernel.astype(self.dtype), parts, axis=0))]
+        return functools.reduce(jnp.add, products), bias
+
+
 class ResBlock(nn.Module):
     """norm, swish, conv, + time, norm, swish, dropout, conv, + input."""
 
@@ -146,14 +149,9 @@ class ResBlock(nn.Module):
         shift = dense(self.features, self.dtype, "time")(nn.swish(time))
         (h,) = GroupNorm(self.dtype, name="norm2")([h], shift)
         h = Dropout(self.dropout if train else 0.0)(nn.swish(h))
-        widths = [part.shape[-1] for part in parts]
-        conv2 = Conv(self.features, self.dtype, near_zero, name="conv2")
-        if widths == [self.features]:
-            return conv2(h) + parts[0]
-        kernel, bias = Affine((sum(widths), self.features), name="shortcut")()
-        # A product of all parts, part by part: they are never concatenated.
-        shortcut = functools.reduce(jnp.add, map(multiply, parts, split(kernel.astype(self.dtype), parts, axis=0)))
-        return conv2(h, bias) + shortcut
+        alike = [part.shape[-1] for part in parts] == [self.features]
+        shortcut, bias = (parts[0], 0.0) if alike else Shortcut(self.features, self.dtype, name="shortcut")(parts)
+        return Conv(self.features, self.dtype, near_zero, name="conv2")(h, bias) + shortcut
 
 
 class Attention(nn.Module):
@@ -166,9 +164,7 @@ class Attention(nn.Module):
         batch, height, width, channels = x.shape
         (h,) = GroupNorm(self.dtype, name="norm")([x])
         h = h.reshape(batch, height * width, 1, channels)
-        affine = [Affine((channels, channels), name=name)() for name in "qkv"]
-        kernel, bias = (jnp.concatenate(each, axis=-1).astype(self.dtype) for each in zip(*affine))
-        q, k, v = jnp.split(multiply(h, kernel) + bias, 3, axis=-1)
+        q, k, v = (dense(channels, self.dtype, name)(h) for name in "qkv")
         h = jax.nn.dot_product_attention(q, k, v).reshape(x.shape)
         return x + dense(channels, self.dtype, "out", near_zero)(h)
 

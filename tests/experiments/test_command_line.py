@@ -43,6 +43,17 @@ def test_what_was_foreseen_is_one_line(main, message):
     assert done.returncode == 1 and done.stderr.startswith("Traceback") and done.stderr.endswith(f"\nerror: {message}\n")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit of memory is Linux's")
+def test_memory_that_does_not_suffice():
+    """16 TB, of a process that may have 64 GB."""
+    limit = "import resource\nresource.setrlimit(resource.RLIMIT_AS, (2**36, 2**36))\n"
+    for asks in ("jax.numpy.zeros(2**42)", "jax.jit(lambda x: jax.numpy.sort(x + jax.numpy.arange(2.0**42)))(1.0).block_until_ready()"):
+        done = run(limit + asks)
+        assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
+        assert done.stderr.startswith("error: this does not fit into the memory of a cpu (RESOURCE_EXHAUSTED: Out of memory")
+        assert "--batch_size" in done.stderr and "config.training.remat" in done.stderr
+
+
 def test_what_is_raised_while_jax_traces_is_ours_too():
     """JAX cuts its own frames out of what passes through it; what is left ends in our line."""
     main = """
