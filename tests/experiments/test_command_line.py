@@ -47,7 +47,10 @@ def test_what_was_foreseen_is_one_line(main, message):
 def test_memory_that_does_not_suffice():
     """16 TB, of a process that may have 64 GB."""
     limit = "import resource\nresource.setrlimit(resource.RLIMIT_AS, (2**36, 2**36))\n"
-    for asks in ("jax.numpy.zeros(2**42)", "jax.jit(lambda x: jax.numpy.sort(x + jax.numpy.arange(2.0**42)))(1.0).block_until_ready()"):
+    for asks in (
+        "jax.numpy.zeros(2**42)",
+        "jax.jit(lambda x: jax.numpy.sort(x + jax.numpy.arange(2.0**42)))(1.0).block_until_ready()",
+    ):
         done = run(limit + asks)
         assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
         assert done.stderr.startswith("error: this does not fit into the memory of a cpu (RESOURCE_EXHAUSTED: Out of memory")
