@@ -435,5 +435,5 @@ def test_a_network_as_the_compiler_of_tpus_sees_it():
     flops = {name: float(gigas) for name, gigas in re.findall(r"^(\w+): ([\d.]+) GFLOP", done.stdout, re.M)}
     assert 2.5 < flops["gradient"] / flops["forward"] < 3.5
     assert flops["sampler"] == pytest.approx(flops["forward"], rel=0.1)
-    traffic = re.findall(r"and ([\d.]+) MB an image, ([\d.]+) of them in main memory", done.stdout)
+    traffic = re.findall(r"([\d.]+) MB accessed, ([\d.]+) MB in main memory an image", done.stdout)
     assert len(traffic) == 3 and all(0 < float(main) <= float(accessed) for accessed, main in traffic)
