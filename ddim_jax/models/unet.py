@@ -103,7 +103,7 @@ class Dropout(nn.Module):
 class Conv(nn.Module):
     """A convolution of 3x3. A stride of 2 pads below and on the right alone, as the published networks do.
 
-    More can be added to its bias, `more` [features]; added to the output, a GPU would read and write all of it once more.
+    `more` [features] is added to its bias. Added to the output instead, it would make a GPU read and write all of that once more.
     """
 
     features: int
@@ -121,7 +121,10 @@ class Conv(nn.Module):
 
 
 class Shortcut(nn.Module):
-    """A product of the channels of all parts with a kernel, part by part: they are never concatenated; and the bias, apart."""
+    """A product of the channels of all parts with a kernel, part by part: they are never concatenated.
+
+    Gives the product [B, H, W, features] and, for a convolution to add, the bias [features].
+    """
 
     features: int
     dtype: Any

@@ -12,7 +12,7 @@ import pytest
 from configs import celeba, cifar10, lsun_bedroom, lsun_church
 from ddim_jax import configuration
 from ddim_jax.models.network import withheld
-from ddim_jax.models.unet import Attention, Conv, GroupNorm, ResBlock, UNet, fold, time_embedding, unfold
+from ddim_jax.models.unet import Attention, Conv, GroupNorm, ResBlock, Shortcut, UNet, fold, time_embedding, unfold
 
 KEY = jax.random.key(0)
 
@@ -95,6 +95,15 @@ def test_group_norm_of_a_sum_that_is_not_written(dtype):
     np.testing.assert_allclose(np.concatenate(got, -1).astype(float), exact.reshape(x.shape), rtol=bound, atol=bound)
 
 
+@pytest.mark.parametrize("parts", [(64,), (64, 32)])
+def test_a_shortcut_is_a_product_of_the_whole(parts):
+    rng = np.random.default_rng(0)
+    whole = jnp.asarray(rng.normal(size=(2, 4, 4, sum(parts))), jnp.float32)
+    params = {"params": {"kernel": jnp.asarray(rng.normal(size=(sum(parts), 8)), jnp.float32), "bias": jnp.arange(8.0)}}
+    product, bias = Shortcut(8, jnp.float32).apply(params, jnp.split(whole, np.cumsum(parts)[:-1], axis=-1))
+    np.testing.assert_allclose(product + bias, nn.Dense(8, precision="highest").apply(params, whole), rtol=1e-5, atol=1e-5)
+
+
 def test_group_norm_of_bfloat16_without_variance():
     x = jnp.full((1, 8, 8, 64), 100.7, jnp.bfloat16)
     params = {"params": {"scale": jnp.ones(64), "bias": jnp.full(64, 0.5)}}
@@ -132,7 +141,7 @@ def test_group_norm_is_flax_group_norm():
 
 @pytest.mark.parametrize("features, widths", [(96, [96]), (32, [96]), (32, [64, 32])])
 def test_a_res_block_is_made_of_the_layers_of_flax(features, widths):
-    """Of the whole tensor, whose parts ours is given: at 3 channels a group, one group lies in both of them."""
+    """They are given the whole tensor, ours its parts: with 3 channels a group, one group has channels of both."""
     x, time = jax.random.normal(KEY, (2, 4, 4, 96)), jax.random.normal(KEY, (2, 128))
     block, parts = ResBlock(features, 0.0, jnp.float32), jnp.split(x, np.cumsum(widths)[:-1], axis=-1)
     params = drawn(block, parts, time, train=False)
@@ -145,7 +154,7 @@ def test_a_res_block_is_made_of_the_layers_of_flax(features, widths):
     h = layer(conv, "conv1", nn.swish(layer(norm, "norm1", x))) + layer(dense, "time", nn.swish(time))[:, None, None]
     h = layer(conv, "conv2", nn.swish(layer(norm, "norm2", h)))
     expected = h + (x if features == 96 else layer(dense, "shortcut", x))
-    np.testing.assert_allclose(compiled(block, train=False)(params, parts, time), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(compiled(block, train=False)(params, parts, time), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_time_embedding_is_that_of_the_published_networks():
